@@ -1,0 +1,1 @@
+"""All decisions, and nothing else: no clock, chance, thread, loop, OpenTelemetry or client in here."""

@@ -1,0 +1,58 @@
+"""What happened, as frozen records for whoever wants to know; and the shape of such a listener."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from otel_waybill.core.delivery import Outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakerChanged:
+    """A circuit breaker went from one state to another."""
+
+    breaker: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """A delivery waits, unacknowledged and uncounted, because a breaker refused it."""
+
+    queue: str | None
+    breaker: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unconfirmed:
+    """A copy was not confirmed and routed; the delivery is kept and the copy is tried again."""
+
+    queue: str | None
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """A delivery reached its end."""
+
+    queue: str | None
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadersInvalid:
+    """Facts of ours arrived in a shape that is not theirs, and were read as absent."""
+
+    queue: str | None
+    names: tuple[str, ...]
+
+
+Event = BreakerChanged | Held | Unconfirmed | Ended | HeadersInvalid
+
+
+class Sink(Protocol):
+    """Something that listens to events; it is called on the thread where they happen and must be quick."""
+
+    def __call__(self, event: Event, /) -> None:
+        """Take note of *event*."""

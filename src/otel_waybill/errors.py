@@ -1,0 +1,82 @@
+"""What this package raises: one tree, the facts as attributes, every leaf picklable.
+
+The arguments of each constructor are also ``args``, so that ``pickle`` and ``copy`` rebuild the same error.
+"""
+
+
+class WaybillError(Exception):
+    """Base of every error that this package raises on its own account."""
+
+
+class InvalidPolicy(WaybillError, ValueError):  # noqa: N818 - reads as what it says: the policy is invalid
+    """A policy, or one of its parts, breaks a rule, or cannot stand where it was put."""
+
+
+class DeadlineExceeded(WaybillError, TimeoutError):  # noqa: N818 - the established name, as in gRPC
+    """The deadline of the running work has passed.
+
+    Attributes:
+        overdue: seconds since the deadline, 0 or more.
+    """
+
+    def __init__(self, overdue: float) -> None:
+        super().__init__(overdue)
+        self.overdue = overdue
+
+    def __str__(self) -> str:
+        return f"the deadline of this work passed {self.overdue:.3f} s ago; stop, or continue inside detached()"
+
+
+class CircuitOpen(WaybillError):  # noqa: N818 - the established name of this refusal
+    """A circuit breaker refused a call; the protected code did not run.
+
+    Attributes:
+        breaker: the name of the breaker.
+        retry_after: seconds until it is worth trying again.
+    """
+
+    def __init__(self, breaker: str, retry_after: float) -> None:
+        super().__init__(breaker, retry_after)
+        self.breaker = breaker
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        return f"breaker {self.breaker!r} is open; next probe in {self.retry_after:.1f} s, call not run"
+
+
+class TopologyMismatch(InvalidPolicy):
+    """The broker already has an exchange or queue of that name with other arguments.
+
+    Attributes:
+        entity: the exchange or queue, as in ``queue 'orders.parked'``.
+        reply: what the broker answered.
+    """
+
+    def __init__(self, entity: str, reply: str) -> None:
+        super().__init__(entity, reply)
+        self.entity = entity
+        self.reply = reply
+
+    def __str__(self) -> str:
+        return (
+            f"cannot declare {self.entity} for this policy: the broker answered {self.reply!r}; "
+            "delete the existing one, or let the policy use another name"
+        )
+
+
+class BrokerUnavailable(WaybillError):  # noqa: N818 - a state of the world, not a mistake
+    """No RabbitMQ for demo or tests could be found, started or installed.
+
+    Attributes:
+        tried: what was looked for and why it failed, in order.
+        remedies: commands, one of which gets a broker on this system.
+    """
+
+    def __init__(self, tried: tuple[str, ...], remedies: tuple[str, ...]) -> None:
+        super().__init__(tried, remedies)
+        self.tried = tried
+        self.remedies = remedies
+
+    def __str__(self) -> str:
+        lines = ["no RabbitMQ for this run", *(f"  - {attempt}" for attempt in self.tried), "to get one:"]
+        return "\n".join([*lines, *(f"  {remedy}" for remedy in self.remedies)])
