@@ -64,6 +64,21 @@ class TopologyMismatch(InvalidPolicy):
         )
 
 
+class Unconfirmed(WaybillError):  # noqa: N818 - what is known is that nothing is confirmed, not that it failed
+    """A copy was not confirmed and routed by the broker, so the original was not acknowledged.
+
+    Attributes:
+        reply: what is known of its fate.
+    """
+
+    def __init__(self, reply: str) -> None:
+        super().__init__(reply)
+        self.reply = reply
+
+    def __str__(self) -> str:
+        return f"the copy is not confirmed and routed: {self.reply}; the original stays unacknowledged"
+
+
 class BrokerUnavailable(WaybillError):  # noqa: N818 - a state of the world, not a mistake
     """No RabbitMQ for demo or tests could be found, started or installed.
 
@@ -80,3 +95,7 @@ class BrokerUnavailable(WaybillError):  # noqa: N818 - a state of the world, not
     def __str__(self) -> str:
         lines = ["no RabbitMQ for this run", *(f"  - {attempt}" for attempt in self.tried), "to get one:"]
         return "\n".join([*lines, *(f"  {remedy}" for remedy in self.remedies)])
+
+
+class InvalidRequest(WaybillError, ValueError):  # noqa: N818 - reads as what it says: the request is invalid
+    """An argument of a request block breaks a rule; nothing was published."""

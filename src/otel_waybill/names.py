@@ -26,6 +26,14 @@ HEADER_REQUEST_ID: Final = "waybill-request-id"
 HEADER_RETRIES: Final = "waybill-retries"
 HEADER_RETRY_LIMIT: Final = "waybill-retry-limit"
 
+END_TO_END_HEADERS: Final = (
+    HEADER_DEADLINE,
+    HEADER_TIMEOUT,
+    HEADER_REQUEST_ID,
+    HEADER_RETRIES,
+    HEADER_RETRY_LIMIT,
+)
+
 # Facts of one hop, believed only when they come from RETURN_EXCHANGE.
 HEADER_ATTEMPT: Final = "waybill-attempt"
 HEADER_ID: Final = "waybill-id"

@@ -35,6 +35,51 @@ class Retry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BreakerSpec:
+    """When a circuit breaker opens, for how long, and what closes it again.
+
+    Attributes:
+        name: the dependency, as it appears in telemetry and errors; not empty.
+        window: seconds over which calls are counted, above 0.
+        minimum_calls: calls in the window below which it never opens, 1 or more.
+        failure_rate: share of failed calls that opens it, above 0 and at most 1.
+        open_for: seconds for which it first stays open, above 0; doubled each time the probes fail.
+        open_ceiling: seconds up to which that grows, at least *open_for*.
+        open_jitter: share by which chance makes each open time longer or shorter, 0 or more and below 1,
+            so that the replicas of a program do not probe together. Applied after the ceiling.
+        probes: calls let in to see whether the dependency is back, 1 or more.
+        probe_success: share of the probes that has to succeed to close it, above 0 and at most 1.
+
+    Raises:
+        InvalidPolicy: a value is out of its range.
+    """
+
+    name: str
+    window: float = 10.0
+    minimum_calls: int = 20
+    failure_rate: float = 0.5
+    open_for: float = 5.0
+    open_ceiling: float = 60.0
+    open_jitter: float = 0.2
+    probes: int = 3
+    probe_success: float = 0.5
+
+    def __post_init__(self) -> None:
+        require(rule="a name for the breaker", holds=bool(self.name), seen=self.name)
+        require(rule="0 < window < inf (seconds)", holds=0 < self.window < math.inf, seen=self.window)
+        require(rule="minimum_calls >= 1", holds=self.minimum_calls >= 1, seen=self.minimum_calls)
+        require(rule="0 < failure_rate <= 1", holds=0 < self.failure_rate <= 1, seen=self.failure_rate)
+        require(
+            rule="0 < open_for <= open_ceiling < inf (seconds)",
+            holds=0 < self.open_for <= self.open_ceiling < math.inf,
+            seen=(self.open_for, self.open_ceiling),
+        )
+        require(rule="0 <= open_jitter < 1", holds=0 <= self.open_jitter < 1, seen=self.open_jitter)
+        require(rule="probes >= 1", holds=self.probes >= 1, seen=self.probes)
+        require(rule="0 < probe_success <= 1", holds=0 < self.probe_success <= 1, seen=self.probe_success)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PolicySpec:
     """A policy without its live parts: what the core decides by.
 
@@ -58,12 +103,18 @@ class PolicySpec:
     max_deadline: float = 86_400.0
 
     def __post_init__(self) -> None:
-        require(rule="prefetch >= 1 (0 is unlimited, and holding must be bounded)",
-                holds=self.prefetch >= 1, seen=self.prefetch)
+        require(
+            rule="prefetch >= 1 (0 is unlimited, and holding must be bounded)",
+            holds=self.prefetch >= 1,
+            seen=self.prefetch,
+        )
         for name in ("confirm_timeout", "hold_max", "max_deadline"):
             value = getattr(self, name)
             require(rule=f"0 < {name} < inf (seconds)", holds=0 < value < math.inf, seen=value)
-        require(rule="0 <= skew_tolerance < inf (seconds)",
-                holds=0 <= self.skew_tolerance < math.inf, seen=self.skew_tolerance)
+        require(
+            rule="0 <= skew_tolerance < inf (seconds)",
+            holds=0 <= self.skew_tolerance < math.inf,
+            seen=self.skew_tolerance,
+        )
         if self.settle is not None:
             one_of("settle", self.settle, ("return", "handler"))

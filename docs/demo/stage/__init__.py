@@ -1,0 +1,1 @@
+"""What stands around the four services: it starts them, collects their spans, draws and counts."""

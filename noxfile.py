@@ -1,0 +1,64 @@
+"""The checks of this project, each a session: ``nox -s tests``, ``nox -s demo``, ``nox -s lint``."""
+
+import sys
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.sessions = ["tests"]
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+WITH_CLIENTS = ".[pika,aio-pika]"
+DECIDING = "*/otel_waybill/core/*,*/otel_waybill/resilience/*"
+"""Where decisions are made, and so where every branch is to be covered."""
+FAIL_UNDER = 0
+"""Percent of `DECIDING` that a full run of the tests has to cover."""
+
+if sys.version_info < (3, 11):  # noqa: UP036 - whoever starts nox chooses its Python
+    sys.exit(f"otel-waybill needs Python 3.11 or newer, and nox runs on {sys.version.split()[0]}")
+
+
+def _group(name: str) -> tuple[str, ...]:
+    return nox.project.dependency_groups(PYPROJECT, name)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests against one real broker; arguments after ``--`` go to pytest."""
+    session.install(WITH_CLIENTS, *_group("tests"))
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    if not session.posargs:  # a part of the tests covers a part of the code
+        session.run(
+            "coverage", "report", "--skip-covered", f"--include={DECIDING}", f"--fail-under={FAIL_UNDER}"
+        )
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Run the demo; arguments after ``--`` go to it."""
+    session.install(WITH_CLIENTS, *_group("demo"))
+    session.run("python", "docs/demo", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and format."""
+    session.install(*_group("lint"))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check the types, of this file as well."""
+    session.install(WITH_CLIENTS, *_group("types"), "nox")
+    session.run("mypy")
+
+
+@nox.session
+def imports(session: nox.Session) -> None:
+    """Check that imports point down; the clients are there because the rules name them."""
+    session.install(WITH_CLIENTS, *_group("imports"))
+    session.run("lint-imports")

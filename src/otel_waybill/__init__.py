@@ -1,0 +1,51 @@
+"""OpenTelemetry for pika and aio-pika, with deadlines, retries by the broker and circuit breakers."""
+
+from otel_waybill.clients.aio_pika.instrumentor import AioPikaInstrumentor
+from otel_waybill.clients.pika.instrumentor import PikaInstrumentor
+from otel_waybill.config import Settings
+from otel_waybill.context import check, current, deadline, detached, remaining, request
+from otel_waybill.core.backoff import Backoff
+from otel_waybill.core.delivery import Outcome, Reason, Result
+from otel_waybill.core.spec import Retry
+from otel_waybill.core.waybill import Waybill
+from otel_waybill.errors import (
+    CircuitOpen,
+    DeadlineExceeded,
+    InvalidPolicy,
+    InvalidRequest,
+    TopologyMismatch,
+    Unconfirmed,
+    WaybillError,
+)
+from otel_waybill.instrumentation import instrument, uninstrument
+from otel_waybill.policy import Policy
+from otel_waybill.resilience.breaker import CircuitBreaker
+
+__all__ = [
+    "AioPikaInstrumentor",
+    "Backoff",
+    "CircuitBreaker",
+    "CircuitOpen",
+    "DeadlineExceeded",
+    "InvalidPolicy",
+    "InvalidRequest",
+    "Outcome",
+    "PikaInstrumentor",
+    "Policy",
+    "Reason",
+    "Result",
+    "Retry",
+    "Settings",
+    "TopologyMismatch",
+    "Unconfirmed",
+    "Waybill",
+    "WaybillError",
+    "check",
+    "current",
+    "deadline",
+    "detached",
+    "instrument",
+    "remaining",
+    "request",
+    "uninstrument",
+]

@@ -1,0 +1,64 @@
+"""Copies of deliveries, published on a confirm channel of our own beside the consumer's."""
+
+import asyncio
+from weakref import WeakKeyDictionary, WeakValueDictionary
+
+from aiormq.abc import AbstractChannel, AbstractConnection
+from aiormq.exceptions import DeliveryError, PublishError
+from pamqp.commands import Basic
+
+from otel_waybill.core.verdicts import Published
+
+
+class Copies:
+    """The confirm channel of one connection, which a reconnect replaces with everything else of it."""
+
+    def __init__(self, connection: AbstractConnection) -> None:
+        """Publish on *connection*; the channel opens with the first use."""
+        self._connection = connection
+        self._channel: AbstractChannel | None = None
+        self._opening = asyncio.Lock()
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    async def open(self) -> AbstractChannel:
+        """Return the channel, a new one if there is none that is open."""
+        async with self._opening:
+            if self._channel is None or self._channel.is_closed:
+                # Without this, a message that nobody can route comes back as if it had been delivered.
+                self._channel = await self._connection.channel(on_return_raises=True)
+            return self._channel
+
+    def publish(
+        self, exchange: str, routing_key: str, body: bytes, properties: Basic.Properties
+    ) -> "asyncio.Task[Published]":
+        """Send a copy, mandatory; its fate is the result of the task, which never raises."""
+        return asyncio.create_task(self._publish(exchange, routing_key, body, properties))
+
+    async def _publish(
+        self, exchange: str, routing_key: str, body: bytes, properties: Basic.Properties
+    ) -> Published:
+        try:
+            channel = await self.open()
+            # aiormq finds the publish that a return speaks of by its message id: no two of one id at a time.
+            async with self._turns.setdefault(properties.message_id or str(id(properties)), asyncio.Lock()):
+                result = await channel.basic_publish(
+                    body, exchange=exchange, routing_key=routing_key, properties=properties, mandatory=True
+                )
+        except PublishError as error:
+            return Published(f"returned by the broker: {error.frame.reply_text} ({error.frame.reply_code})")
+        except DeliveryError:
+            return Published("refused by the broker (nack)")
+        except Exception as error:  # noqa: BLE001 - whatever went wrong, the copy is not proven to be safe
+            return Published(f"not confirmed: {error!r}")
+        return Published() if isinstance(result, Basic.Ack) else Published(f"not confirmed: {result!r}")
+
+
+_copies: WeakKeyDictionary[AbstractConnection, Copies] = WeakKeyDictionary()
+
+
+def copies(connection: AbstractConnection) -> Copies:
+    """Return the copies of *connection*."""
+    known = _copies.get(connection)
+    if known is None:
+        known = _copies[connection] = Copies(connection)
+    return known

@@ -1,0 +1,148 @@
+"""What aio-pika calls when a message arrives, in place of the user's callback."""
+
+from collections.abc import Awaitable, Callable
+from weakref import WeakKeyDictionary
+
+from aio_pika.channel import Channel
+from aio_pika.message import IncomingMessage
+from aio_pika.queue import Queue, QueueIterator
+from aio_pika.tools import ensure_awaitable
+from aiormq.abc import AbstractChannel
+
+from otel_waybill.clients.aio_pika import live, topology
+from otel_waybill.clients.aio_pika.copies import copies
+from otel_waybill.clients.aio_pika.enforce import Guard
+from otel_waybill.clients.aio_pika.read import ambient, channel_of, delivery, endpoint
+from otel_waybill.clients.aio_pika.settle import recent
+from otel_waybill.clients.shared.arrival import arrive
+from otel_waybill.clients.shared.policies import Consumer, check_prefetch, known_queue
+from otel_waybill.context import entered, inherited
+from otel_waybill.core.delivery import Outcome
+from otel_waybill.guard import harmless
+from otel_waybill.patching import argument, passthrough, replaced
+from otel_waybill.resilience.guarded import Guarded, Handler, Terms
+from otel_waybill.telemetry.recorder import Recorder, Scope
+from otel_waybill.telemetry.semconv import PROCESS, consume_destination, shape
+
+Callback = Callable[[IncomingMessage], Awaitable[object]]
+
+_tracing = harmless("tracing a delivery")
+_prefetch: WeakKeyDictionary[Channel, int] = WeakKeyDictionary()
+_queues: WeakKeyDictionary[AbstractChannel, dict[str, str]] = WeakKeyDictionary()
+
+
+async def consume(
+    wrapped: Callable[..., Awaitable[str]], queue: Queue, args: tuple[object, ...], kwargs: dict[str, object]
+) -> str:
+    """Stand in for `Queue.consume`, which robust queues call again when they reconnect.
+
+    Raises:
+        InvalidPolicy: a policy was put on this consumer and cannot stand there.
+    """
+    callback = argument(args, kwargs, 0, "callback")
+    if not callable(callback):
+        return await wrapped(*args, **kwargs)  # aio-pika says what is wrong
+    consumer = Consumer(
+        queue=queue.name,
+        acknowledges=not argument(args, kwargs, 1, "no_ack", default=False),
+        exclusive=bool(queue.exclusive),
+        arguments=argument(args, kwargs, 3, "arguments"),
+        pulled=isinstance(getattr(callback, "__self__", None), QueueIterator),
+    )
+    handler, terms = live.policies.bind(callback, consumer)
+    if terms is not None:
+        await _limit_prefetch(queue, terms)
+        underlay = await queue.channel.get_underlay_channel()
+        await _prepare(underlay, queue.name, terms)
+    if not consumer.pulled:
+        delivering = _delivering(handler, terms, queue.name, acknowledges=consumer.acknowledges)
+        args, kwargs = replaced(args, kwargs, 0, "callback", delivering)
+    tag = await wrapped(*args, **kwargs)
+    underlay = await queue.channel.get_underlay_channel()
+    _queues.setdefault(underlay, {})[tag] = queue.name
+    return tag
+
+
+def set_qos(
+    wrapped: Callable[..., Awaitable[object]], channel: Channel, args: tuple[object, ...], kwargs: dict[str, object]
+) -> Awaitable[object]:
+    """Stand in for `Channel.set_qos`: a prefetch that the program chose is left as it is."""
+    count = argument(args, kwargs, 0, "prefetch_count", 0)
+    if isinstance(count, int):
+        _prefetch[channel] = count
+    return wrapped(*args, **kwargs)
+
+
+async def direct(guarded: Guarded, message: IncomingMessage) -> None:
+    """Handle one delivery in a program that is not instrumented.
+
+    Raises:
+        InvalidPolicy: the policy was not told which queue this is.
+    """
+    await run(guarded.terms, guarded.queue, message, guarded.handler)
+
+
+async def run(terms: Terms, queue: str | None, message: IncomingMessage, handler: Handler) -> Outcome:
+    """Handle one delivery that the program fetched itself, and return how it ended.
+
+    Raises:
+        InvalidPolicy: the policy was not told which queue this is.
+    """
+    channel = channel_of(message)
+    consumed = _queues.get(channel, {}).get(message.consumer_tag or "")
+    name = known_queue(queue or consumed)
+    await _prepare(channel, name, terms)
+    return await Guard(terms, handler, name, message).drive()
+
+
+def _delivering(handler: Handler, terms: Terms | None, queue: str, *, acknowledges: bool) -> Callback:
+    """Return what to give to aio-pika in place of *handler*, sync or async, as which it is called."""
+    callback: Callback = ensure_awaitable(handler)
+    if terms is not None:
+
+        async def guarded(message: IncomingMessage) -> None:
+            await Guard(terms, callback, queue, message).drive()
+
+        return guarded
+
+    async def traced(message: IncomingMessage) -> object:
+        recorder, scope = live.recorder(), None
+        if not recorder.silent:
+            with _tracing:
+                scope = _scope(recorder, message, queue, acknowledges=acknowledges)
+        if scope is None:
+            return await callback(message)
+        with scope:
+            return await callback(message)
+
+    return traced
+
+
+def _scope(recorder: Recorder, message: IncomingMessage, queue: str, *, acknowledges: bool) -> Scope:
+    arrival = arrive(delivery(message, queue), ambient(), silent=False)
+    channel, facts = channel_of(message), arrival.delivery
+    destination = consume_destination(facts.exchange, facts.routing_key, queue)
+    if acknowledges and message.delivery_tag is not None:
+        recent.add(channel, message.delivery_tag, destination)
+    processing = shape(PROCESS, destination, endpoint(channel))
+    attributes = processing.attributes(
+        message_id=message.message_id,
+        conversation_id=message.correlation_id,
+        delivery_tag=message.delivery_tag,
+    )
+    span = recorder.start(processing, attributes, arrival.context, arrival.links)
+    return Scope(span, entered(inherited(arrival.waybill, arrival.received), arrival.context))
+
+
+async def _prepare(channel: AbstractChannel, queue: str, terms: Terms) -> None:
+    """Have everything ready that a failure will need: nothing is declared at that moment."""
+    await topology.declare(channel.connection, queue, terms.spec)
+    await copies(channel.connection).open()
+
+
+async def _limit_prefetch(queue: Queue, terms: Terms) -> None:
+    seen = _prefetch.get(queue.channel)
+    check_prefetch(seen, queue.name)
+    if seen is None:
+        with passthrough():
+            await queue.channel.set_qos(prefetch_count=terms.spec.prefetch)

@@ -1,0 +1,55 @@
+"""Declares at the broker what a policy needs, before consuming starts."""
+
+from collections.abc import Awaitable
+from weakref import WeakKeyDictionary
+
+from aiormq.abc import AbstractConnection
+from aiormq.exceptions import ChannelClosed
+
+from otel_waybill.core.spec import PolicySpec, Retry
+from otel_waybill.core.topology import plan
+from otel_waybill.errors import TopologyMismatch
+
+_declared: WeakKeyDictionary[AbstractConnection, set[tuple[str, Retry | None]]] = WeakKeyDictionary()
+
+
+async def declare(connection: AbstractConnection, queue: str, spec: PolicySpec) -> None:
+    """Declare what *spec* needs on *queue*, once for each connection.
+
+    On a channel of its own, because a refused declaration closes the channel.
+
+    Raises:
+        TopologyMismatch: the broker has one of them already, with other arguments.
+        AMQPError: the connection failed.
+    """
+    declared = _declared.setdefault(connection, set())
+    if (queue, spec.retry) in declared:
+        return
+    topology = plan(queue, spec.retry)
+    channel = await connection.channel()
+    for exchange in topology.exchanges:
+        await _declared_or_refused(
+            f"exchange {exchange.name!r}",
+            channel.exchange_declare(
+                exchange.name, exchange_type=exchange.type, durable=True, arguments=dict(exchange.arguments)
+            ),
+        )
+    for each in topology.queues:
+        await _declared_or_refused(
+            f"queue {each.name!r}",
+            channel.queue_declare(each.name, durable=True, arguments=dict(each.arguments)),
+        )
+    for binding in topology.bindings:
+        await _declared_or_refused(
+            f"the binding of queue {binding.queue!r} to exchange {binding.exchange!r}",
+            channel.queue_bind(binding.queue, binding.exchange, binding.routing_key),
+        )
+    await channel.close()
+    declared.add((queue, spec.retry))
+
+
+async def _declared_or_refused(entity: str, reply: Awaitable[object]) -> None:
+    try:
+        await reply
+    except ChannelClosed as error:
+        raise TopologyMismatch(entity, str(error)) from error

@@ -1,0 +1,129 @@
+"""Copies of deliveries, published on a confirm channel of our own beside the consumer's.
+
+Nothing here waits: a copy's fate arrives as a callback of the connection's I/O, or its time limit decides.
+A copy whose confirm is late is not sent again while it may still arrive: under a broker's alarm each new
+try would become one more duplicate when the alarm ends.
+"""
+
+from collections.abc import Callable
+from weakref import WeakKeyDictionary
+
+from pika.adapters.blocking_connection import BlockingConnection
+from pika.channel import Channel
+from pika.exceptions import AMQPError
+from pika.frame import Method as MethodFrame
+from pika.spec import Basic, BasicProperties
+
+from otel_waybill import names
+from otel_waybill.core.verdicts import Published
+from otel_waybill.patching import passthrough
+
+Fate = Callable[[Published], None]
+
+
+class Copy:
+    """One copy on its way: `fate` is what became of it, None while that is open."""
+
+    def __init__(self, connection: BlockingConnection, key: tuple[object, ...]) -> None:
+        self.key = key
+        self.fate: Published | None = None
+        self._connection = connection
+        self._tell: Fate | None = None
+        self._timer: object = None
+
+    def await_fate(self, tell: Fate, timeout: float) -> None:
+        """Call *tell* with the fate of the copy, or with a failure if it is still open after *timeout* seconds."""
+        if self.fate is not None:
+            tell(self.fate)
+            return
+        self._tell = tell
+        late = Published(f"no confirm within {timeout:g} s")
+        # The connection's own timers fire inside nested waits too, those of BlockingConnection do not.
+        self._timer = self._connection._impl._adapter_call_later(timeout, lambda: self._told(late))
+
+    def resolve(self, fate: Published) -> None:
+        """Decide the fate of the copy, once."""
+        if self.fate is None:
+            self.fate = fate
+            self._told(fate)
+
+    def _told(self, fate: Published) -> None:
+        tell, self._tell = self._tell, None
+        if self._timer is not None:
+            self._connection._impl._adapter_remove_timeout(self._timer)
+            self._timer = None
+        if tell is not None:
+            tell(fate)
+
+
+class Copies:
+    """The confirm channel of one connection."""
+
+    def __init__(self, connection: BlockingConnection) -> None:
+        """Open the channel; this waits for the broker, so it is done when consuming starts."""
+        self._connection = connection
+        self._channel: Channel = connection.channel()._impl
+        self._sequence = 0
+        self._pending: dict[int, Copy] = {}
+        self._channel.confirm_delivery(self._confirmed)
+        self._channel.add_on_return_callback(self._returned)
+        self._channel.add_on_close_callback(self._closed)
+
+    @property
+    def usable(self) -> bool:
+        """Whether the channel is open."""
+        return bool(self._channel.is_open)
+
+    def publish(self, exchange: str, routing_key: str, body: bytes, properties: BasicProperties) -> Copy:
+        """Send a copy, mandatory; never waits and never raises."""
+        copy = Copy(self._connection, _identity(exchange, routing_key, properties))
+        try:
+            with passthrough():
+                self._channel.basic_publish(exchange, routing_key, body, properties, mandatory=True)
+        except AMQPError as error:
+            copy.resolve(Published(f"not sent: {error!r}"))
+            return copy
+        self._sequence += 1
+        self._pending[self._sequence] = copy
+        return copy
+
+    def _confirmed(self, frame: MethodFrame) -> None:
+        method = frame.method
+        tag = method.delivery_tag
+        fate = Published() if isinstance(method, Basic.Ack) else Published("refused by the broker (nack)")
+        for each in [each for each in self._pending if each == tag or (method.multiple and each < tag)]:
+            self._pending.pop(each).resolve(fate)
+
+    def _returned(self, _channel: Channel, method: Basic.Return, properties: BasicProperties, _body: bytes) -> None:
+        # The return of a copy comes before its confirm. It carries no sequence number, so it is matched by
+        # what it says; copies that say the same go the same way.
+        key = _identity(method.exchange, method.routing_key, properties)
+        fate = Published(f"returned by the broker: {method.reply_text} ({method.reply_code})")
+        for copy in list(self._pending.values()):
+            if copy.key == key:
+                copy.resolve(fate)
+
+    def _closed(self, _channel: Channel, reason: Exception) -> None:
+        pending, self._pending = self._pending, {}
+        for copy in pending.values():
+            copy.resolve(Published(f"the channel was closed: {reason!r}"))
+
+
+_copies: WeakKeyDictionary[BlockingConnection, Copies] = WeakKeyDictionary()
+
+
+def copies(connection: BlockingConnection) -> Copies:
+    """Return the confirm channel of *connection*, a new one if it has none that is open.
+
+    Raises:
+        AMQPError: the connection cannot open one.
+    """
+    known = _copies.get(connection)
+    if known is None or not known.usable:
+        known = _copies[connection] = Copies(connection)
+    return known
+
+
+def _identity(exchange: str, routing_key: str, properties: BasicProperties) -> tuple[object, ...]:
+    headers = properties.headers or {}
+    return exchange, routing_key, headers.get(names.HEADER_ID), headers.get(names.HEADER_ATTEMPT)

@@ -1,0 +1,157 @@
+"""What pika calls when a message arrives, in place of the user's callback."""
+
+from collections.abc import Callable
+from weakref import WeakKeyDictionary
+
+from opentelemetry import context as otel
+from pika.adapters.blocking_connection import BlockingChannel
+from pika.channel import Channel
+from pika.spec import Basic, BasicProperties
+
+from otel_waybill.clients.pika import live, settle, topology
+from otel_waybill.clients.pika.copies import copies
+from otel_waybill.clients.pika.enforce import Guard, Pull
+from otel_waybill.clients.pika.read import Method, delivery, endpoint
+from otel_waybill.clients.shared.arrival import arrive
+from otel_waybill.clients.shared.policies import Consumer, check_prefetch, known_queue
+from otel_waybill.context import entered, inherited
+from otel_waybill.core.delivery import Outcome
+from otel_waybill.guard import harmless
+from otel_waybill.patching import argument, passthrough, replaced
+from otel_waybill.resilience.guarded import Guarded, Handler, Terms
+from otel_waybill.telemetry.recorder import Recorder, Scope
+from otel_waybill.telemetry.semconv import PROCESS, consume_destination, shape
+
+_tracing = harmless("tracing a delivery")
+_prefetch: WeakKeyDictionary[Channel, int] = WeakKeyDictionary()
+_queues: WeakKeyDictionary[Channel, dict[str, str]] = WeakKeyDictionary()
+
+
+class Delivering:
+    """A user's callback, with a process span around it and under its terms if it has any."""
+
+    def __init__(self, handler: Handler, terms: Terms | None, queue: str, *, acknowledges: bool) -> None:
+        self.__wrapped__ = handler
+        self._terms = terms
+        self._queue = queue
+        self._acknowledges = acknowledges
+
+    def __call__(
+        self, channel: BlockingChannel, method: Basic.Deliver, properties: BasicProperties, body: bytes
+    ) -> object:
+        if self._terms is not None:
+            Guard(self._terms, self.__wrapped__, self._queue, channel, method, properties, body).drive()
+            return None
+        recorder, scope = live.recorder(), None
+        if not recorder.silent:
+            with _tracing:
+                scope = self._scope(recorder, channel._impl, method, properties)
+        if scope is None:
+            return self.__wrapped__(channel, method, properties, body)
+        with scope:
+            return self.__wrapped__(channel, method, properties, body)
+
+    def _scope(
+        self, recorder: Recorder, channel: Channel, method: Basic.Deliver, properties: BasicProperties
+    ) -> Scope:
+        arrival = arrive(delivery(method, properties, self._queue), otel.get_current(), silent=False)
+        destination = consume_destination(method.exchange, method.routing_key, self._queue)
+        if self._acknowledges:
+            settle.recent.add(channel, method.delivery_tag, destination)
+        processing = shape(PROCESS, destination, endpoint(channel))
+        attributes = processing.attributes(
+            message_id=properties.message_id,
+            conversation_id=properties.correlation_id,
+            delivery_tag=method.delivery_tag,
+        )
+        span = recorder.start(processing, attributes, arrival.context, arrival.links)
+        return Scope(span, entered(inherited(arrival.waybill, arrival.received), arrival.context))
+
+
+def basic_consume(
+    wrapped: Callable[..., str], channel: BlockingChannel, args: tuple[object, ...], kwargs: dict[str, object]
+) -> str:
+    """Stand in for `BlockingChannel.basic_consume`.
+
+    Raises:
+        InvalidPolicy: a policy was put on this consumer and cannot stand there.
+    """
+    queue = argument(args, kwargs, 0, "queue")
+    callback = argument(args, kwargs, 1, "on_message_callback")
+    if not isinstance(queue, str) or not callable(callback):
+        return wrapped(*args, **kwargs)  # pika says what is wrong
+    acknowledges = not argument(args, kwargs, 2, "auto_ack", default=False)
+    consumer = Consumer(
+        queue=queue, acknowledges=acknowledges, arguments=argument(args, kwargs, 5, "arguments")
+    )
+    handler, terms = live.policies.bind(callback, consumer)
+    if terms is not None:
+        _prepare(channel, queue, terms)
+        _limit_prefetch(channel, queue, terms)
+    delivering = Delivering(handler, terms, queue, acknowledges=acknowledges)
+    args, kwargs = replaced(args, kwargs, 1, "on_message_callback", delivering)
+    tag = wrapped(*args, **kwargs)
+    _queues.setdefault(channel._impl, {})[tag] = queue
+    return tag
+
+
+def basic_qos(
+    wrapped: Callable[..., object], channel: Channel, args: tuple[object, ...], kwargs: dict[str, object]
+) -> object:
+    """Stand in for `Channel.basic_qos`: a prefetch that the program chose is left as it is."""
+    count = argument(args, kwargs, 1, "prefetch_count", 0)
+    if isinstance(count, int):
+        _prefetch[channel] = count
+    return wrapped(*args, **kwargs)
+
+
+def direct(
+    guarded: Guarded, channel: BlockingChannel, method: Basic.Deliver, properties: BasicProperties, body: bytes
+) -> None:
+    """Handle one delivery in a program that is not instrumented.
+
+    Raises:
+        InvalidPolicy: the policy was not told which queue this is.
+    """
+    queue = _queue(guarded.queue, channel, method)
+    _prepare(channel, queue, guarded.terms)
+    Guard(guarded.terms, guarded.handler, queue, channel, method, properties, body).drive()
+
+
+def run(
+    terms: Terms,
+    queue: str | None,
+    channel: BlockingChannel,
+    method: Method,
+    properties: BasicProperties,
+    body: bytes,
+    handler: Handler,
+) -> Outcome:
+    """Handle one delivery that the program fetched itself, and return how it ended.
+
+    Raises:
+        InvalidPolicy: the policy was not told which queue this is.
+        AMQPError: the connection failed.
+    """
+    name = _queue(queue, channel, method)
+    _prepare(channel, name, terms)
+    return Pull(terms, handler, name, channel, method, properties, body).complete()
+
+
+def _queue(given: str | None, channel: BlockingChannel, method: Method) -> str:
+    consumed = _queues.get(channel._impl, {}).get(getattr(method, "consumer_tag", ""))
+    return known_queue(given or consumed)
+
+
+def _prepare(channel: BlockingChannel, queue: str, terms: Terms) -> None:
+    """Have everything ready that a failure will need: nothing is declared at that moment."""
+    topology.declare(channel.connection, queue, terms.spec)
+    copies(channel.connection)
+
+
+def _limit_prefetch(channel: BlockingChannel, queue: str, terms: Terms) -> None:
+    seen = _prefetch.get(channel._impl)
+    check_prefetch(seen, queue)
+    if seen is None:
+        with passthrough():
+            channel.basic_qos(prefetch_count=terms.spec.prefetch)

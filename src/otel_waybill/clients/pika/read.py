@@ -1,0 +1,79 @@
+"""pika's objects as facts, and the facts as pika's objects again."""
+
+from copy import copy
+from weakref import WeakKeyDictionary
+
+from pika.adapters.blocking_connection import BlockingChannel, BlockingConnection
+from pika.channel import Channel
+from pika.connection import Connection
+from pika.spec import Basic, BasicProperties
+
+from otel_waybill.core.delivery import Delivery
+from otel_waybill.core.waybill import Waybill
+from otel_waybill.core.headers import for_handler
+from otel_waybill.telemetry.semconv import Endpoint
+
+AnyChannel = BlockingChannel | Channel
+Method = Basic.Deliver | Basic.GetOk
+
+_endpoints: WeakKeyDictionary[Connection, Endpoint] = WeakKeyDictionary()
+
+
+def underlying(channel: AnyChannel) -> Channel:
+    """Return the protocol's channel behind *channel*, whatever the adapter."""
+    return channel._impl if isinstance(channel, BlockingChannel) else channel
+
+
+def endpoint(channel: Channel) -> Endpoint | None:
+    """Return the broker that *channel* talks to, or None when its connection does not tell."""
+    connection = channel.connection
+    known = _endpoints.get(connection)
+    if known is None:
+        parameters = connection.params
+        known = _endpoints[connection] = Endpoint(parameters.host, parameters.port)
+    return known
+
+
+def delivery(method: Method, properties: BasicProperties, queue: str | None) -> Delivery:
+    """Return the facts of one delivery from *queue*."""
+    return Delivery(
+        queue=queue,
+        exchange=method.exchange,
+        routing_key=method.routing_key,
+        headers=properties.headers or {},
+        message_id=properties.message_id,
+        user_id=properties.user_id,
+        expiration=properties.expiration,
+        redelivered=bool(method.redelivered),
+        consumer=getattr(method, "consumer_tag", None),
+    )
+
+
+def original(method: Method, properties: BasicProperties, waybill: Waybill) -> tuple[Method, BasicProperties]:
+    """Return *method* and *properties* as they were before the ladder; the same objects if they never were in it."""
+    hop = waybill.hop
+    if hop is None:
+        return method, properties
+    method, properties = copy(method), copy(properties)
+    method.exchange, method.routing_key = hop.exchange, hop.routing_key
+    properties.headers = for_handler(properties.headers or {}) or None
+    properties.user_id, properties.expiration = hop.user_id, hop.expiration
+    if properties.message_id != waybill.id:
+        # Some clients make up a message id when there is none; the identity tells which.
+        properties.message_id = None
+    return method, properties
+
+
+def copied(properties: BasicProperties, headers: dict[str, object]) -> BasicProperties:
+    """Return the properties of a copy: persistent, with *headers*, without what only the original may say."""
+    properties = copy(properties)
+    properties.headers = headers
+    properties.delivery_mode = 2
+    # An expiration would end the wait early; a user id that is not the connection's closes the channel.
+    properties.expiration = properties.user_id = None
+    return properties
+
+
+def blocking(channel: AnyChannel) -> BlockingConnection | None:
+    """Return the blocking connection of *channel*, or None on any other adapter."""
+    return channel.connection if isinstance(channel, BlockingChannel) else None

@@ -1,0 +1,55 @@
+"""Declares at the broker what a policy needs, before consuming starts."""
+
+from collections.abc import Callable
+from weakref import WeakKeyDictionary
+
+from pika.adapters.blocking_connection import BlockingConnection
+from pika.exceptions import ChannelClosedByBroker
+
+from otel_waybill.core.spec import PolicySpec, Retry
+from otel_waybill.core.topology import plan
+from otel_waybill.errors import TopologyMismatch
+
+_declared: WeakKeyDictionary[BlockingConnection, set[tuple[str, Retry | None]]] = WeakKeyDictionary()
+
+
+def declare(connection: BlockingConnection, queue: str, spec: PolicySpec) -> None:
+    """Declare what *spec* needs on *queue*, once for each connection.
+
+    On a channel of its own, because a refused declaration closes the channel.
+
+    Raises:
+        TopologyMismatch: the broker has one of them already, with other arguments.
+        AMQPError: the connection failed.
+    """
+    declared = _declared.setdefault(connection, set())
+    if (queue, spec.retry) in declared:
+        return
+    topology = plan(queue, spec.retry)
+    channel = connection.channel()
+    for exchange in topology.exchanges:
+        _declare(
+            f"exchange {exchange.name!r}",
+            lambda exchange=exchange: channel.exchange_declare(
+                exchange.name, exchange.type, durable=True, arguments=dict(exchange.arguments)
+            ),
+        )
+    for each in topology.queues:
+        _declare(
+            f"queue {each.name!r}",
+            lambda each=each: channel.queue_declare(each.name, durable=True, arguments=dict(each.arguments)),
+        )
+    for binding in topology.bindings:
+        _declare(
+            f"the binding of queue {binding.queue!r} to exchange {binding.exchange!r}",
+            lambda binding=binding: channel.queue_bind(binding.queue, binding.exchange, binding.routing_key),
+        )
+    channel.close()
+    declared.add((queue, spec.retry))
+
+
+def _declare(entity: str, call: Callable[[], object]) -> None:
+    try:
+        call()
+    except ChannelClosedByBroker as error:
+        raise TopologyMismatch(entity, error.reply_text) from error

@@ -1,0 +1,87 @@
+"""What arrives with a message: its trace, its baggage and its waybill, decoded without trust."""
+
+import uuid
+from typing import NamedTuple
+
+from opentelemetry import baggage, trace
+from opentelemetry.context import Context
+from opentelemetry.trace import SpanContext
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from otel_waybill import names
+from otel_waybill.context import cleared
+from otel_waybill.core.delivery import Delivery, Instant
+from otel_waybill.core.events import HeadersInvalid
+from otel_waybill.core.pipeline import Execution
+from otel_waybill.core.waybill import Waybill, decode
+from otel_waybill.resilience import hub
+from otel_waybill.resilience.clock import instant
+from otel_waybill.resilience.guarded import Terms
+from otel_waybill.telemetry import carrier
+
+_traceparent = TraceContextTextMapPropagator()
+
+
+class Arrival(NamedTuple):
+    """One delivery, decoded.
+
+    Attributes:
+        delivery: as it came.
+        waybill: what it says.
+        received: when.
+        context: the context that it continues, with its baggage.
+        links: the span contexts that a span of it should be linked to.
+    """
+
+    delivery: Delivery
+    waybill: Waybill
+    received: Instant
+    context: Context
+    links: tuple[SpanContext, ...]
+
+
+def arrive(delivery: Delivery, ambient: Context, *, silent: bool, max_deadline: float = 86_400.0) -> Arrival:
+    """Decode *delivery*; whatever it holds, this does not raise.
+
+    Args:
+        delivery: as the client read it.
+        ambient: the context to extract into.
+        silent: whether to leave its trace and baggage alone.
+        max_deadline: seconds; a deadline further away is shortened to it.
+    """
+    received = instant()
+    base = cleared(ambient)
+    context = base if silent else carrier.extract(delivery.headers, base)
+    carried = {} if silent else baggage.get_all(context)
+    waybill, invalid = decode(delivery, carried, now=received.wall, max_deadline=max_deadline)
+    if invalid:
+        hub.emit(HeadersInvalid(queue=delivery.queue, names=invalid))
+    links = () if silent else _links(delivery, waybill, base, context)
+    return Arrival(delivery, waybill, received, context, links)
+
+
+def execution(terms: Terms, arrival: Arrival) -> Execution:
+    """Return the execution that decides about *arrival* under *terms*."""
+    return Execution(
+        terms.spec,
+        arrival.delivery,
+        arrival.waybill,
+        received=arrival.received,
+        identity=lambda: str(uuid.uuid4()),
+        breaker=terms.breaker,
+    )
+
+
+def _links(delivery: Delivery, waybill: Waybill, ambient: Context, context: Context) -> tuple[SpanContext, ...]:
+    """Return what made the message, what tried it before, and what merely happens to be around."""
+    around = trace.get_current_span(ambient).get_span_context()
+    if waybill.hop is not None:
+        return (_parsed(waybill.hop.creation), _parsed(waybill.hop.previous), around)
+    if names.HEADER_TRACEPARENT in delivery.headers:
+        return (trace.get_current_span(context).get_span_context(), around)
+    return ()
+
+
+def _parsed(traceparent: str | None) -> SpanContext:
+    context = _traceparent.extract({} if traceparent is None else {"traceparent": traceparent}, Context())
+    return trace.get_current_span(context).get_span_context()

@@ -1,0 +1,113 @@
+"""Which terms hold for a consumer, and whether they can."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+from otel_waybill.errors import InvalidPolicy
+from otel_waybill.resilience.guarded import Guarded, Handler, Terms, settling
+from otel_waybill.telemetry.semconv import is_anonymous
+
+_log = logging.getLogger("otel_waybill")
+_GLOB = frozenset("*?[")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Consumer:
+    """What a client says about a consumer that is about to start."""
+
+    queue: str
+    acknowledges: bool = True
+    exclusive: bool = False
+    pulled: bool = False
+    arguments: Mapping[str, object] | None = None
+
+    def objection(self) -> str | None:
+        """Return why no policy can stand here, or None."""
+        if not self.queue:
+            return "the queue has no name here; name it, so that copies find their way back"
+        if self.pulled:
+            return "its messages are taken by iteration; handle each of them with policy.run(message, handler)"
+        if not self.acknowledges:
+            return "it consumes without acknowledgements, so nothing could be retried or parked"
+        if self.exclusive or is_anonymous(self.queue):
+            return "the queue is server-named or exclusive, so a copy could outlive it"
+        if self.arguments and "x-stream-offset" in self.arguments:
+            return "it is a stream, which is read rather than consumed"
+        return None
+
+
+class Bound(NamedTuple):
+    """A handler and the terms it runs under, if any."""
+
+    handler: Handler
+    terms: Terms | None
+
+
+class Policies:
+    """Terms by queue name or glob: an exact name beats a glob, and among globs the first."""
+
+    def __init__(self, terms: Mapping[str, Terms] | None = None) -> None:
+        """Take *terms* by queue name or glob."""
+        given = terms or {}
+        self._exact = {name: value for name, value in given.items() if _GLOB.isdisjoint(name)}
+        self._globs = {name: value for name, value in given.items() if name not in self._exact}
+
+    def bind(self, callback: Handler, consumer: Consumer) -> Bound:
+        """Return the handler behind *callback* and the terms for it: an explicit wrap beats a name.
+
+        Raises:
+            InvalidPolicy: a policy was put on exactly this consumer, and cannot stand there.
+        """
+        objection = consumer.objection()
+        if isinstance(callback, Guarded):
+            _refuse(consumer, objection)
+            return Bound(callback.handler, settling(callback.terms, "return"))
+        named = self._exact.get(consumer.queue)
+        if named is not None:
+            _refuse(consumer, objection)
+            return Bound(callback, settling(named, "handler"))
+        for pattern, terms in self._globs.items():
+            if fnmatchcase(consumer.queue, pattern):
+                if objection is None:
+                    return Bound(callback, settling(terms, "handler"))
+                _log.info("policy %r does not apply to queue %r: %s", pattern, consumer.queue, objection)
+                break
+        return Bound(callback, None)
+
+
+def check_prefetch(seen: int | None, queue: str) -> None:
+    """Return unless the program asked for an unlimited prefetch on this channel.
+
+    Raises:
+        InvalidPolicy: *seen* is 0.
+    """
+    if seen == 0:
+        msg = (
+            f"a policy cannot stand on queue {queue!r}: need a prefetch count of 1 or more, because holding "
+            "must be bounded, got 0 (unlimited); set another before consuming, or none and the policy does"
+        )
+        raise InvalidPolicy(msg)
+
+
+def _refuse(consumer: Consumer, objection: str | None) -> None:
+    if objection is not None:
+        msg = f"a policy cannot stand on queue {consumer.queue!r}: {objection}"
+        raise InvalidPolicy(msg)
+
+
+def known_queue(queue: str | None) -> str:
+    """Return *queue*.
+
+    Raises:
+        InvalidPolicy: it is not known, so a copy would not find its way back.
+    """
+    if not queue:
+        msg = (
+            "a policy must know the queue it consumes, and here the client does not tell; pass it, as in "
+            "wrap(handle, queue='orders') or run(..., queue='orders'), or call otel_waybill.instrument() first"
+        )
+        raise InvalidPolicy(msg)
+    return queue

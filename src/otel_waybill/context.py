@@ -1,0 +1,197 @@
+"""The waybill of the running code.
+
+It lives in the OpenTelemetry context, so it follows the code wherever the current span does, and in its
+baggage, so that it crosses HTTP and gRPC as well. Baggage goes to whomever the program calls: put no
+secret in a request id.
+"""
+
+import time
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Self
+
+from opentelemetry import baggage
+from opentelemetry import context as otel
+from opentelemetry.context import Context
+
+from otel_waybill.core.delivery import Instant
+from otel_waybill.core.headers import text
+from otel_waybill.core.waybill import (
+    BAGGAGE_KEYS,
+    EMPTY,
+    LARGEST_COUNT,
+    LONGEST_REQUEST_ID,
+    Waybill,
+    end_to_end_headers,
+    from_baggage,
+)
+from otel_waybill.errors import DeadlineExceeded, InvalidRequest
+
+_KEY = otel.create_key("waybill")
+_OURS = frozenset(BAGGAGE_KEYS.values())
+_LONGEST_DEADLINE = 86_400.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """The waybill of the running code, and what this process may do about its deadline.
+
+    Attributes:
+        waybill: what travels.
+        due: monotonic time at which the deadline passes here, or None.
+        enforced: whether a block of this process set it, so that publishing later is refused; a deadline
+            that was merely inherited refuses nothing.
+    """
+
+    waybill: Waybill = EMPTY
+    due: float | None = None
+    enforced: bool = False
+
+
+class Block:
+    """A `with` block in which other facts hold; what it changes is undone however it is left."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def __enter__(self) -> Self:
+        self._token = otel.attach(self._context)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        otel.detach(self._token)
+
+
+def running(context: Context | None = None) -> Running:
+    """Return what runs in *context*, by default the current one; what came by baggage alone is inherited."""
+    stored = otel.get_value(_KEY, context)
+    if isinstance(stored, Running):
+        return stored
+    carried = baggage.get_all(context)
+    if _OURS.isdisjoint(carried):
+        return Running()
+    now = Instant(time.monotonic(), time.time())
+    return inherited(from_baggage(carried, now=now.wall, max_deadline=_LONGEST_DEADLINE), now)
+
+
+def inherited(waybill: Waybill, received: Instant) -> Running:
+    """Return *waybill* as what runs after it was *received* with a message: its deadline refuses nothing."""
+    due = None if waybill.deadline is None else received.monotonic + waybill.deadline - received.wall
+    return Running(waybill=waybill, due=due)
+
+
+def entered(state: Running, context: Context) -> Context:
+    """Return *context* with *state* running in it, and with the baggage that says the same."""
+    return otel.set_value(_KEY, state, _with_baggage(state.waybill, context))
+
+
+def cleared(context: Context) -> Context:
+    """Return *context* with no waybill in it, so that a message starts with what it brought itself."""
+    carried = baggage.get_all(context)
+    if not _OURS.isdisjoint(carried):
+        for name in _OURS:
+            context = baggage.remove_baggage(name, context)
+    return context if otel.get_value(_KEY, context) is None else otel.set_value(_KEY, None, context)
+
+
+def request(*, id: str | None = None, deadline: float | None = None, retry_limit: int | None = None) -> Block:  # noqa: A002 - the word users know
+    """Open a block whose publishes, and whatever is done on their behalf, share these facts.
+
+    Once the deadline has passed, publishing inside the block raises `DeadlineExceeded` in a program that is
+    instrumented. Blocks nest: a deadline or a limit can only be tightened, never relaxed.
+
+    Args:
+        id: names the request in every message and trace; printable ASCII, 1 to 128 characters.
+        deadline: seconds from now, above 0 and at most 86400.
+        retry_limit: retries that the request may cost on all hops together, 0 or more.
+
+    Raises:
+        InvalidRequest: an argument is out of its range.
+    """
+    _check_request(id, deadline, retry_limit)
+    outer = running()
+    waybill, due, enforced = outer.waybill, outer.due, outer.enforced
+    if id is not None:
+        waybill = replace(waybill, request_id=id)
+    if retry_limit is not None:
+        known = waybill.retry_limit
+        waybill = replace(waybill, retry_limit=retry_limit if known is None else min(known, retry_limit))
+    if deadline is not None:
+        waybill = waybill.shortened(time.time() + deadline)
+        mine = time.monotonic() + deadline
+        due = mine if due is None else min(due, mine)
+        enforced = True
+    return Block(entered(Running(waybill=waybill, due=due, enforced=enforced), otel.get_current()))
+
+
+def deadline(seconds: float) -> Block:
+    """Open a block that must be done in *seconds*: the short form of ``request(deadline=seconds)``."""
+    return request(deadline=seconds)
+
+
+def detached() -> Block:
+    """Open a block for facts that outlive the request: no deadline, retries or limit; trace and id stay."""
+    return Block(entered(Running(waybill=running().waybill.detached()), otel.get_current()))
+
+
+def current() -> Waybill:
+    """Return the waybill of the running code; an empty one where there is none."""
+    return running().waybill
+
+
+def remaining() -> float | None:
+    """Return the seconds left until the deadline, negative once it has passed, or None without one."""
+    due = running().due
+    return None if due is None else due - time.monotonic()
+
+
+def check() -> None:
+    """Return if there is time left, or no deadline.
+
+    Raises:
+        DeadlineExceeded: the deadline of the running work has passed.
+    """
+    _check(running())
+
+
+def check_publish(context: Context | None = None) -> None:
+    """Return unless a block of this process set a deadline that has passed.
+
+    Raises:
+        DeadlineExceeded: it has, and nothing was published.
+    """
+    state = running(context)
+    if state.enforced:
+        _check(state)
+
+
+def _check(state: Running) -> None:
+    if state.due is not None and (overdue := time.monotonic() - state.due) >= 0:
+        raise DeadlineExceeded(overdue)
+
+
+def _check_request(identity: str | None, seconds: float | None, retry_limit: int | None) -> None:
+    if identity is not None and text(identity, LONGEST_REQUEST_ID) is None:
+        msg = f"need a request id of 1 to {LONGEST_REQUEST_ID} printable ASCII characters, got {identity!r:.150}"
+        raise InvalidRequest(msg)
+    if seconds is not None and not 0 < seconds <= _LONGEST_DEADLINE:
+        msg = f"need 0 < deadline <= {_LONGEST_DEADLINE:.0f} (seconds from now), got {seconds!r}"
+        raise InvalidRequest(msg)
+    if retry_limit is not None and not 0 <= retry_limit <= LARGEST_COUNT:
+        msg = f"need 0 <= retry_limit <= {LARGEST_COUNT}, got {retry_limit!r}"
+        raise InvalidRequest(msg)
+
+
+def _with_baggage(waybill: Waybill, context: Context) -> Context:
+    """Return *context* with our members in its baggage, first: those at the end are dropped when it is full."""
+    ours = {BAGGAGE_KEYS[name]: value for name, value in end_to_end_headers(waybill, time.time()).items()}
+    carried = baggage.get_all(context)
+    if not ours and _OURS.isdisjoint(carried):
+        return context
+    members = ours | {name: value for name, value in carried.items() if name not in _OURS}
+    context = baggage.clear(context)
+    for name, value in members.items():
+        context = baggage.set_baggage(name, value, context)
+    return context

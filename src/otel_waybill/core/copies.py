@@ -1,0 +1,65 @@
+"""The headers of the two copies that we publish: to the ladder, and to parking.
+
+Only flat text: tables and arrays are not converted to AMQP 1.0, and names that begin with ``x-`` are the
+broker's (https://www.rabbitmq.com/docs/conversions).
+"""
+
+from otel_waybill import names
+from otel_waybill.core.delivery import Delivery, Outcome
+from otel_waybill.core.headers import for_copy, text
+from otel_waybill.core.waybill import Hop, Waybill, end_to_end_headers
+
+LONGEST_EXCEPTION_MESSAGE = 512
+"""Characters kept of an exception's text; one header frame must hold all headers of a message."""
+
+
+def retry_headers(delivery: Delivery, waybill: Waybill, now: float) -> dict[str, object]:
+    """Return the headers of the copy whose next run is that of *waybill*; *now* is Unix time."""
+    return for_copy(delivery.headers) | _carried(delivery, waybill, now)
+
+
+def parking_headers(delivery: Delivery, waybill: Waybill, outcome: Outcome, now: float) -> dict[str, object]:
+    """Return the headers of the copy that is parked with *outcome*; *now* is Unix time."""
+    failure = {
+        names.HEADER_REASON: str(outcome.reason),
+        names.HEADER_FAILED_AT: str(round(now * 1000)),
+        names.HEADER_CONSUMER: delivery.consumer,
+    }
+    if outcome.error is not None:
+        failure[names.HEADER_EXCEPTION_TYPE] = type(outcome.error).__qualname__
+        failure[names.HEADER_EXCEPTION_MESSAGE] = _message(outcome.error)
+    known = {name: value for name, value in failure.items() if value}
+    return for_copy(delivery.headers) | _carried(delivery, waybill, now) | known
+
+
+def _carried(delivery: Delivery, waybill: Waybill, now: float) -> dict[str, str]:
+    hop = waybill.hop or _first_hop(delivery)
+    facts = {
+        names.HEADER_ATTEMPT: str(waybill.attempt),
+        names.HEADER_ID: waybill.id,
+        names.HEADER_QUEUE: delivery.queue,
+        names.HEADER_CREATION: hop.creation,
+        names.HEADER_ORIGIN_EXCHANGE: hop.exchange,
+        names.HEADER_ORIGIN_ROUTING_KEY: hop.routing_key,
+        names.HEADER_ORIGIN_USER_ID: hop.user_id,
+        names.HEADER_ORIGIN_EXPIRATION: hop.expiration,
+        names.HEADER_FIRST_FAILED_AT: str(hop.first_failed_at or round(now * 1000)),
+    }
+    return end_to_end_headers(waybill, now) | {name: value for name, value in facts.items() if value is not None}
+
+
+def _first_hop(delivery: Delivery) -> Hop:
+    return Hop(
+        exchange=delivery.exchange,
+        routing_key=delivery.routing_key,
+        user_id=delivery.user_id,
+        expiration=delivery.expiration,
+        creation=text(delivery.headers.get(names.HEADER_TRACEPARENT)),
+    )
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)[:LONGEST_EXCEPTION_MESSAGE]
+    except Exception:  # noqa: BLE001 - a user's __str__ may raise anything; the message must be parked all the same
+        return ""

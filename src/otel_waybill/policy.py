@@ -1,0 +1,149 @@
+"""Policies, as programs write them: how a consumer treats deadlines, failures and failing dependencies."""
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, overload
+
+from otel_waybill.core.delivery import Outcome
+from otel_waybill.core.rules import require
+from otel_waybill.core.spec import PolicySpec, Retry, Settle
+from otel_waybill.resilience.breaker import CircuitBreaker
+from otel_waybill.resilience.guarded import Guarded, Handler, Terms, settling
+
+if TYPE_CHECKING:
+    from aio_pika.abc import AbstractIncomingMessage
+    from pika.adapters.blocking_connection import BlockingChannel
+    from pika.spec import Basic, BasicProperties
+
+_PIKA_ARGUMENTS = 4
+
+
+class Policy:
+    """How a consumer treats its messages.
+
+    Every message that is delivered under a policy is handled, retried or parked in ``<queue>.parked``; none
+    is lost. Expired messages are parked before the handler starts. A policy may serve many consumers, on
+    either client.
+
+    Args:
+        retry: how often a failed message runs again; None parks it on its first failure.
+        breaker: the dependency without which no message can be handled; while it is open, deliveries are
+            held unacknowledged and the connection stays alive.
+        settle: who acknowledges. "return": the handler's return is success and the policy acknowledges;
+            one that acknowledges before it returns is respected. "handler": the program settles by
+            itself, its nack or reject is a failure, and a return without settling leaves the delivery
+            open. None: "return" for `wrap` and `run`, "handler" for a policy given by name.
+        prefetch: unacknowledged deliveries per consumer, 1 or more; what the program sets itself wins.
+        confirm_timeout: seconds to wait for the broker's confirm of a copy, above 0.
+        hold_max: seconds to keep trying to publish a copy before the message is given back, above 0.
+        skew_tolerance: seconds that a deadline may be overrun before it counts, 0 or more.
+        max_deadline: seconds; a deadline further away is shortened to it, above 0.
+
+    Raises:
+        InvalidPolicy: a value is out of its range.
+    """
+
+    def __init__(  # noqa: PLR0913 - one keyword for each setting, so that editors and checkers know them
+        self,
+        *,
+        retry: Retry | None = None,
+        breaker: CircuitBreaker | None = None,
+        settle: Settle | None = None,
+        prefetch: int = 20,
+        confirm_timeout: float = 5.0,
+        hold_max: float = 300.0,
+        skew_tolerance: float = 1.0,
+        max_deadline: float = 86_400.0,
+    ) -> None:
+        spec = PolicySpec(
+            retry=retry,
+            settle=settle,
+            prefetch=prefetch,
+            confirm_timeout=confirm_timeout,
+            hold_max=hold_max,
+            skew_tolerance=skew_tolerance,
+            max_deadline=max_deadline,
+        )
+        self.terms = Terms(spec=spec, breaker=breaker)
+
+    def __repr__(self) -> str:
+        return f"<Policy {self.terms.spec} breaker={self.terms.breaker!r}>"
+
+    def wrap(self, handler: Handler, *, queue: str | None = None) -> Guarded:
+        """Return *handler* under this policy, to be given to the client in its place.
+
+        Args:
+            handler: ``def handle(channel, method, properties, body)`` for pika, ``async def
+                handle(message)`` for aio-pika.
+            queue: the consumed queue; only needed in a program that is not instrumented.
+
+        Raises:
+            InvalidPolicy: *handler* is not callable, or under a policy already.
+        """
+        require(rule="a callable handler", holds=callable(handler), seen=handler)
+        require(
+            rule="a handler that is not under a policy yet", holds=not isinstance(handler, Guarded), seen=handler
+        )
+        return Guarded(handler, self._own(), queue, _deliver)
+
+    @overload
+    def run(
+        self,
+        channel: "BlockingChannel",
+        method: "Basic.Deliver | Basic.GetOk",
+        properties: "BasicProperties",
+        body: bytes,
+        handler: Callable[["BlockingChannel", "Basic.Deliver", "BasicProperties", bytes], object],
+        /,
+        *,
+        queue: str | None = None,
+    ) -> Outcome: ...
+
+    @overload
+    def run(
+        self,
+        message: "AbstractIncomingMessage",
+        handler: Callable[["AbstractIncomingMessage"], Awaitable[object] | object],
+        /,
+        *,
+        queue: str | None = None,
+    ) -> Awaitable[Outcome]: ...
+
+    def run(self, *delivery: object, queue: str | None = None) -> Outcome | Awaitable[Outcome]:
+        """Handle one delivery that the program fetched itself, and return how it ended.
+
+        ``policy.run(channel, method, properties, body, handler)`` on pika, ``await policy.run(message,
+        handler)`` on aio-pika. Nothing that the handler raises leaves it; it is in the outcome. On pika it
+        pumps the connection while it waits, so it belongs in a loop of the program's own, not inside a
+        callback.
+
+        Args:
+            *delivery: the delivery as the client gave it, and the handler.
+            queue: the consumed queue; only needed where the client does not tell, as after ``basic_get``
+                or in a program that is not instrumented.
+
+        Raises:
+            InvalidPolicy: the queue is not known, or no policy can stand there.
+        """
+        *facts, handler = delivery
+        require(rule="a callable handler as the last argument", holds=callable(handler), seen=handler)
+        if len(facts) == _PIKA_ARGUMENTS:
+            from otel_waybill.clients.pika import deliver as pika  # noqa: PLC0415 - only programs with pika have it
+
+            return pika.run(self._own(), queue, *facts, handler)
+        from otel_waybill.clients.aio_pika import deliver as aio_pika  # noqa: PLC0415 - likewise
+
+        return aio_pika.run(self._own(), queue, *facts, handler)
+
+    def _own(self) -> Terms:
+        return settling(self.terms, "return")
+
+
+def _deliver(guarded: Guarded, *delivery: object) -> object:
+    """Handle one delivery that a client, not being instrumented, gave to the wrapped handler itself."""
+    if len(delivery) == _PIKA_ARGUMENTS:
+        from otel_waybill.clients.pika import deliver as pika  # noqa: PLC0415 - only programs with pika have it
+
+        return pika.direct(guarded, *delivery)
+    from otel_waybill.clients.aio_pika import deliver as aio_pika  # noqa: PLC0415 - likewise
+
+    return aio_pika.direct(guarded, *delivery)

@@ -1,0 +1,63 @@
+"""A handler under a policy, recognisable to whoever is asked to deliver to it."""
+
+import functools
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+
+from otel_waybill.core.breaker import Permit
+from otel_waybill.core.spec import PolicySpec, Settle
+from otel_waybill.resilience.breaker import CircuitBreaker
+
+Handler = Callable[..., object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What a delivery is handled by: a policy's frozen part, and its live breaker."""
+
+    spec: PolicySpec
+    breaker: CircuitBreaker | None = None
+
+    def lent(self, permit: Permit | None) -> AbstractContextManager[None]:
+        """Return a block in which a handler's call through the same breaker uses *permit*."""
+        return nullcontext() if self.breaker is None or permit is None else self.breaker.lent(permit)
+
+
+def settling(terms: Terms, default: Settle) -> Terms:
+    """Return *terms* with the question of who settles answered by *default* where they leave it open."""
+    if terms.spec.settle is not None:
+        return terms
+    return replace(terms, spec=replace(terms.spec, settle=default))
+
+
+class Guarded:
+    """What `Policy.wrap` returns: it stands wherever the handler stood.
+
+    An instrumented client takes it apart and runs the handler under the terms itself; any other client
+    calls it like the handler.
+    """
+
+    def __init__(
+        self, handler: Handler, terms: Terms, queue: str | None, deliver: Callable[..., object]
+    ) -> None:
+        """Put *handler* under *terms*.
+
+        Args:
+            handler: the user's callable.
+            terms: what it is handled by.
+            queue: the consumed queue, where the client cannot tell.
+            deliver: called with this object and the client's arguments in a program that is not
+                instrumented.
+        """
+        functools.update_wrapper(self, handler, updated=())
+        self.handler = handler
+        self.terms = terms
+        self.queue = queue
+        self._deliver = deliver
+
+    def __call__(self, *args: object) -> object:
+        return self._deliver(self, *args)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.handler!r} queue={self.queue!r}>"

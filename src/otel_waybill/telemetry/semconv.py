@@ -1,0 +1,221 @@
+"""What a span or a metric of a messaging operation is called and carries: facts in, names and values out.
+
+The rules are those of the OpenTelemetry semantic conventions 1.44, ``docs/messaging/rabbitmq.md`` and
+``messaging-spans.md``. Everything here is pure; what does not depend on the message is built once for each
+operation, destination and endpoint and remembered.
+"""
+
+import asyncio
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Final, NamedTuple, TypeAlias
+
+from opentelemetry.trace import SpanKind
+
+from otel_waybill import names
+
+Value: TypeAlias = str | int | bool
+
+_SYSTEM: Final = "rabbitmq"
+_DEFAULT_EXCHANGE: Final = "amq.default"
+# Names that some program made up for one queue. The first line is the rule of the OpenTelemetry Java
+# instrumentation (broker, Spring AMQP, Spring Cloud Stream, bare UUID); aio-pika's ``amq_`` and the reply
+# addresses of direct reply-to are as unbounded and missing there.
+_ANONYMOUS: Final = re.compile(
+    r"(amq\.gen-|spring\.gen-).*|.*\.anonymous\.[\w-]{22}|HEX{8}(-HEX{4}){3}-HEX{12}"
+    r"|amq_HEX{32}|amq\.rabbitmq\.reply-to\..*".replace("HEX", "[0-9a-fA-F]"),
+    re.ASCII | re.DOTALL,
+)
+# Entries; more routing keys than this are in nobody's steady state, and a miss costs microseconds.
+_REMEMBERED: Final = 1024
+
+
+class Endpoint(NamedTuple):
+    """The broker at the other end of a connection; make it once, when the connection is known.
+
+    Attributes:
+        address: the host that the program asked for, ``server.address``.
+        port: its port, 1 to 65535.
+        peer_address: the address that the socket is connected to, ``network.peer.address``.
+        peer_port: its port.
+    """
+
+    address: str
+    port: int | None = None
+    peer_address: str | None = None
+    peer_port: int | None = None
+
+
+class Destination(NamedTuple):
+    """Where a message goes or comes from, as telemetry names it.
+
+    Attributes:
+        name: ``messaging.destination.name``.
+        routing_key: of the message; empty when there is none.
+        anonymous: whether a part of the name was generated, so that it says nothing and has no bound.
+    """
+
+    name: str
+    routing_key: str
+    anonymous: bool
+
+
+class Operation(NamedTuple):
+    """One thing done with a message: ``messaging.operation.name`` and ``.type``, and the kind of its span."""
+
+    name: str
+    type: str
+    kind: SpanKind
+
+
+PUBLISH: Final = Operation("publish", "send", SpanKind.PRODUCER)
+RECEIVE: Final = Operation("receive", "receive", SpanKind.CLIENT)
+PROCESS: Final = Operation("process", "process", SpanKind.CONSUMER)
+ACK: Final = Operation("ack", "settle", SpanKind.CLIENT)
+NACK: Final = Operation("nack", "settle", SpanKind.CLIENT)
+REJECT: Final = Operation("reject", "settle", SpanKind.CLIENT)
+
+
+class Shape(NamedTuple):
+    """What all spans of one operation on one destination of one broker have in common.
+
+    Attributes:
+        name: of the span.
+        kind: of the span.
+        fixed: attributes that are the same for every message; see ``attributes``.
+        measured: attributes for metrics, low in cardinality: no generated destination, no message. The
+            histogram ``messaging.client.operation.duration`` wants ``messaging.operation.type`` besides.
+    """
+
+    name: str
+    kind: SpanKind
+    fixed: Mapping[str, Value]
+    measured: Mapping[str, Value]
+
+    def attributes(
+        self,
+        *,
+        message_id: object = None,
+        conversation_id: object = None,
+        delivery_tag: int | None = None,
+        batch: int | None = None,
+    ) -> dict[str, Value]:
+        """Return a new dict of attributes, ready for the start of a span, where samplers see them.
+
+        Args:
+            message_id: the property; anything but non-empty text is left out, here and below.
+            conversation_id: the property ``correlation_id``.
+            delivery_tag: of a delivery or a settlement.
+            batch: how many messages, only where the call could take several (``multiple``).
+        """
+        attributes = dict(self.fixed)
+        if message_id and isinstance(message_id, str):
+            attributes[names.MESSAGING_MESSAGE_ID] = message_id
+        if conversation_id and isinstance(conversation_id, str):
+            attributes[names.MESSAGING_CONVERSATION_ID] = conversation_id
+        if delivery_tag is not None:
+            attributes[names.MESSAGING_DELIVERY_TAG] = delivery_tag
+        if batch is not None:
+            attributes[names.MESSAGING_BATCH_COUNT] = batch
+        return attributes
+
+
+@lru_cache(_REMEMBERED)
+def shape(
+    operation: Operation, destination: Destination | None = None, endpoint: Endpoint | None = None
+) -> Shape:
+    """Return name, kind and lasting attributes of the spans of *operation*.
+
+    Args:
+        operation: one of the constants of this module.
+        destination: None when it is not known, as for the ack of a delivery nobody saw.
+        endpoint: None when the connection does not tell.
+    """
+    name, routing_key, anonymous = destination or (None, "", False)
+    address, port, peer_address, peer_port = endpoint or (None, None, None, None)
+    settles = operation.type == "settle"
+    # Processing is the program's own work: no network is involved.
+    local = operation.type == "process"
+    common = {
+        names.MESSAGING_SYSTEM: _SYSTEM,
+        names.MESSAGING_OPERATION_NAME: operation.name,
+        names.SERVER_ADDRESS: address,
+        names.SERVER_PORT: port,
+    }
+    fixed = common | {
+        names.MESSAGING_OPERATION_TYPE: operation.type,
+        names.MESSAGING_DESTINATION_NAME: name,
+        names.MESSAGING_DESTINATION_ANONYMOUS: True if anonymous and not settles else None,
+        names.MESSAGING_ROUTING_KEY: None if settles else routing_key or None,
+        names.NETWORK_PEER_ADDRESS: None if local else peer_address,
+        names.NETWORK_PEER_PORT: None if local else peer_port,
+    }
+    measured = common | {names.MESSAGING_DESTINATION_NAME: None if anonymous else name}
+    return Shape(
+        _span_name(operation, destination, endpoint), operation.kind, _known(fixed), _known(measured)
+    )
+
+
+@lru_cache(_REMEMBERED)
+def publish_destination(exchange: str, routing_key: str) -> Destination:
+    """Return where a publish goes: ``{exchange}:{routing key}``, or whichever is not empty."""
+    return _destination(exchange, routing_key, "")
+
+
+@lru_cache(_REMEMBERED)
+def consume_destination(exchange: str, routing_key: str, queue: str | None) -> Destination:
+    """Return where a delivery comes from: ``{exchange}:{routing key}:{queue}`` without what is empty.
+
+    The queue is left out when it is the routing key, so that a message sent through the default exchange
+    has the same destination on both sides.
+
+    Args:
+        exchange: of the delivery.
+        routing_key: of the delivery.
+        queue: what was consumed from; None when that is not known.
+    """
+    return _destination(exchange, routing_key, queue or "")
+
+
+def is_anonymous(name: str) -> bool:
+    """Return whether *name*, of a queue or a routing key, was generated for one use."""
+    return _ANONYMOUS.fullmatch(name) is not None
+
+
+def error_type(error: BaseException) -> str:
+    """Return ``error.type`` of an operation that ended with *error*: the name of its class.
+
+    Cancellation keeps its well-known module, because ``concurrent.futures`` has a class of that name too.
+    """
+    kind = type(error)
+    return "asyncio.CancelledError" if kind is asyncio.CancelledError else kind.__qualname__
+
+
+def _destination(*parts: str) -> Destination:
+    exchange, routing_key, queue = map(_text, parts)
+    if queue == routing_key:
+        queue = ""
+    name = ":".join(filter(None, (exchange, routing_key, queue))) or _DEFAULT_EXCHANGE
+    return Destination(name, routing_key, anonymous=is_anonymous(routing_key) or is_anonymous(queue))
+
+
+def _text(part: str | bytes) -> str:
+    """Return *part* as text: pika hands out names that are not UTF-8 as bytes."""
+    return part.decode(errors="backslashreplace") if isinstance(part, bytes) else part
+
+
+def _known(attributes: Mapping[str, Value | None]) -> Mapping[str, Value]:
+    """Return *attributes* without those that are None; read-only, because it is remembered and shared."""
+    return MappingProxyType({key: value for key, value in attributes.items() if value is not None})
+
+
+def _span_name(operation: Operation, destination: Destination | None, endpoint: Endpoint | None) -> str:
+    """Return ``{operation} {destination}``, without what has no bound: names are what people group by."""
+    if destination is not None:
+        return operation.name if destination.anonymous else f"{operation.name} {destination.name}"
+    if endpoint is None:
+        return operation.name
+    host = endpoint.address if endpoint.port is None else f"{endpoint.address}:{endpoint.port}"
+    return f"{operation.name} {host}"

@@ -1,0 +1,26 @@
+"""Fixtures for every test."""
+
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from otel_waybill.testing.broker import broker
+
+
+@pytest.fixture(scope="session")
+def amqp_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The address of the one broker of this run; having none is an error, never a skip."""
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    with ExitStack() as stack:
+        # Which broker it is, and how long it takes, is for the person waiting.
+        with capture.global_and_fixture_disabled():
+            rabbit = stack.enter_context(broker())
+        yield rabbit.url
+
+
+@pytest.fixture
+def unique() -> Callable[[str], str]:
+    """Makes names for queues and exchanges that no other test has, on a broker shared with anybody."""
+    return lambda prefix: f"{prefix}-{secrets.token_hex(6)}"

@@ -1,0 +1,171 @@
+"""The topology: where a message waits, comes back and is kept."""
+
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from otel_waybill.core.backoff import LONGEST_DELAY, Backoff
+from otel_waybill.core.spec import Retry
+from otel_waybill.core.topology import (
+    RUNGS,
+    Binding,
+    Exchange,
+    Queue,
+    Topology,
+    delay_name,
+    plan,
+    reachable,
+    rung,
+)
+from otel_waybill.errors import InvalidPolicy
+
+KEPT: dict[str, str | int] = {
+    "x-queue-type": "quorum",
+    "x-delivery-limit": 1_000_000,
+    "x-overflow": "reject-publish",
+}
+TO_UNROUTED = {"alternate-exchange": "waybill.unrouted.v1"}
+
+
+def test_rungs_are_those_of_the_wire_format() -> None:
+    """The ladder is the literal list that other languages know."""
+    assert (
+        *(250, 354, 500, 707, 1000, 1414, 2000, 2828, 4000, 5657, 8000, 11314, 16000, 22627, 32000, 45255),
+        *(64000, 90510, 128000, 181019, 256000, 362039, 512000, 724077, 1024000, 1448155, 2048000, 2896309),
+    ) == RUNGS
+
+
+@pytest.mark.parametrize(
+    ("delay", "ms"),
+    [
+        (0.125, 250),
+        (0.25, 250),
+        (0.2501, 354),
+        (1.0, 1000),
+        (1.414, 1414),
+        (30.0, 32000),
+        (2896.309, 2896309),
+    ],
+)
+def test_rung_rounds_up(delay: float, ms: int) -> None:
+    """A wait is as long as asked or a little longer; one that is a rung is kept."""
+    assert ms == rung(delay)
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.1, 0.12499, -1.0])
+def test_rung_leaves_short_delays_to_the_caller(delay: float) -> None:
+    """Less than 125 ms is not worth a trip through the broker."""
+    assert rung(delay) is None
+
+
+def test_rung_clamps_to_the_last() -> None:
+    """What the ladder cannot hold waits as long as it can."""
+    assert RUNGS[-1] == rung(10_000.0)
+
+
+def test_rungs_are_their_own() -> None:
+    """A delay that is exactly a rung stays on it, whatever binary fractions make of it."""
+    assert list(RUNGS) == [rung(ms / 1000) for ms in RUNGS]
+
+
+@given(st.floats(0.25, LONGEST_DELAY))
+def test_rung_is_never_early_and_at_most_an_octave_half_late(delay: float) -> None:
+    """A message never comes back too early, and not much more than 41 % too late."""
+    ms = rung(delay)
+    assert ms is not None
+    assert delay <= ms / 1000 <= delay * 1.42
+
+
+@given(
+    st.integers(1, 12),
+    st.floats(0.01, 100),
+    st.floats(1, 5),
+    st.sampled_from(("equal", "full", "none")),
+    st.data(),
+)
+def test_every_delay_finds_its_rung_declared(
+    attempts: int, first: float, factor: float, jitter: str, data: st.DataObject
+) -> None:
+    """Whatever chance decides, the queue a message waits in exists."""
+    backoff = Backoff(first=first, ceiling=200.0, factor=factor, jitter=jitter)  # type: ignore[arg-type]  # drawn
+    declared = reachable(Retry(attempts=attempts, backoff=backoff))
+    for attempt in range(1, attempts):
+        ms = rung(backoff.delay(attempt, data.draw(st.floats(0, 1, exclude_max=True))))
+        assert ms is None or ms in declared
+
+
+def test_only_reachable_rungs_are_declared() -> None:
+    """A policy costs the broker no queue that none of its messages can wait in."""
+    assert (500, 707, 1000) == reachable(Retry(attempts=2))
+    assert (1000, 2000, 4000) == reachable(Retry(attempts=4, backoff=Backoff(jitter="none")))
+    assert (250, 354, 500) == reachable(Retry(attempts=2, backoff=Backoff(first=0.5, jitter="full")))
+    assert () == reachable(Retry(attempts=9, backoff=Backoff(first=0.05, ceiling=0.1)))
+    assert () == reachable(Retry(attempts=1))
+    assert 32000 == reachable(Retry(attempts=sys.maxsize))[-1]
+
+
+def test_plan_without_retry_parks_and_takes_back() -> None:
+    """A policy that parks at once declares parking, the way back and a place for the unroutable."""
+    assert Topology(
+        exchanges=(
+            Exchange(name="waybill.unrouted.v1", type="fanout"),
+            Exchange(name="waybill.return.v1", type="direct", arguments=TO_UNROUTED),
+            Exchange(name="waybill.parking.v1", type="direct", arguments=TO_UNROUTED),
+        ),
+        queues=(
+            Queue(name="waybill.unrouted.v1", arguments=KEPT),
+            Queue(name="orders.parked", arguments=KEPT),
+        ),
+        bindings=(
+            Binding(exchange="waybill.unrouted.v1", queue="waybill.unrouted.v1", routing_key=""),
+            Binding(exchange="waybill.return.v1", queue="orders", routing_key="orders"),
+            Binding(exchange="waybill.parking.v1", queue="orders.parked", routing_key="orders"),
+        ),
+    ) == plan("orders", None)
+
+
+def test_plan_with_retry_adds_its_rungs() -> None:
+    """Each rung is a fanout exchange and a quorum queue that hands on at least once, with the key kept."""
+    base = plan("orders", None)
+    retry = Retry(attempts=2, backoff=Backoff(jitter="none"))
+    name = "waybill.delay.v1.1000"
+    waits: dict[str, str | int] = {
+        "x-queue-type": "quorum",
+        "x-message-ttl": 1000,
+        "x-dead-letter-exchange": "waybill.return.v1",
+        "x-dead-letter-strategy": "at-least-once",
+        "x-overflow": "reject-publish",
+    }
+    assert Topology(
+        exchanges=(*base.exchanges, Exchange(name=name, type="fanout")),
+        queues=(*base.queues, Queue(name=name, arguments=waits)),
+        bindings=(*base.bindings, Binding(exchange=name, queue=name, routing_key="")),
+    ) == plan("orders", retry)
+
+
+@given(st.integers(1, 12))
+def test_plan_binds_only_what_is_declared_and_never_declares_the_users_queue(attempts: int) -> None:
+    """Declaring a plan in order never meets a name that is missing, except the user's own queue."""
+    topology = plan("orders", Retry(attempts=attempts))
+    exchanges = [exchange.name for exchange in topology.exchanges]
+    queues = [queue.name for queue in topology.queues]
+    assert "orders" not in queues
+    assert {binding.exchange for binding in topology.bindings} == set(exchanges)
+    assert {binding.queue for binding in topology.bindings} == {*queues, "orders"}
+    for exchange in topology.exchanges:
+        alternate = exchange.arguments.get("alternate-exchange", exchanges[0])
+        assert exchanges.index(str(alternate)) <= exchanges.index(exchange.name)
+
+
+def test_plan_accepts_the_longest_name_and_no_longer() -> None:
+    """A queue whose parking queue could not be named is refused before anything is declared."""
+    assert "q" * 248 + ".parked" == plan("q" * 248, None).queues[1].name
+    with pytest.raises(InvalidPolicy, match="a queue name of at most 248 bytes"):
+        plan("ü" * 125, None)
+
+
+def test_delay_name_contains_the_time() -> None:
+    """Two programs that disagree about a delay never share a queue."""
+    assert "waybill.delay.v1.250" == delay_name(250)
