@@ -7,7 +7,6 @@ import secrets
 import shutil
 import signal
 import sys
-import time
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -60,7 +59,9 @@ def run(console: Console, out: Path) -> int:
         settings = {"AMQP_URL": rabbit.url, "DEMO_RUN": name, "DEMO_JOURNAL": str(journal)}
         with Receiver(forward) as receiver:
             try:
-                perform(console, queues, receiver, journals, logs, settings)
+                with Services(logs, receiver.url, settings) as services:
+                    Story(console, services, journals, queues, receiver, journal / "gateway-is-down").tell()
+                    services.stop()
             finally:
                 # A story that breaks off leaves its spans as well: they say why.
                 export = encode(merge(receiver.exports()))

@@ -174,7 +174,7 @@ def _check(state: Running) -> None:
 
 def _check_request(identity: str | None, seconds: float | None, retry_limit: int | None) -> None:
     if identity is not None and text(identity, LONGEST_REQUEST_ID) is None:
-        msg = f"need a request id of 1 to {LONGEST_REQUEST_ID} printable ASCII characters, got {identity!r:.150}"
+        msg = f"need id of 1 to {LONGEST_REQUEST_ID} printable ASCII characters, got {identity!r:.99}"
         raise InvalidRequest(msg)
     if seconds is not None and not 0 < seconds <= _LONGEST_DEADLINE:
         msg = f"need 0 < deadline <= {_LONGEST_DEADLINE:.0f} (seconds from now), got {seconds!r}"
@@ -185,7 +185,7 @@ def _check_request(identity: str | None, seconds: float | None, retry_limit: int
 
 
 def _with_baggage(waybill: Waybill, context: Context) -> Context:
-    """Return *context* with our members in its baggage, first: those at the end are dropped when it is full."""
+    """Return *context* with our members in its baggage, first: when it is full the last ones are dropped."""
     ours = {BAGGAGE_KEYS[name]: value for name, value in end_to_end_headers(waybill, time.time()).items()}
     carried = baggage.get_all(context)
     if not ours and _OURS.isdisjoint(carried):

@@ -24,7 +24,9 @@ class DeadlineExceeded(WaybillError, TimeoutError):  # noqa: N818 - the establis
         self.overdue = overdue
 
     def __str__(self) -> str:
-        return f"the deadline of this work passed {self.overdue:.3f} s ago; stop, or continue inside detached()"
+        return (
+            f"the deadline of this work passed {self.overdue:.3f} s ago; stop, or continue inside detached()"
+        )
 
 
 class CircuitOpen(WaybillError):  # noqa: N818 - the established name of this refusal

@@ -1,7 +1,7 @@
 """Policies, as programs write them: how a consumer treats deadlines, failures and failing dependencies."""
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from otel_waybill.core.delivery import Outcome
 from otel_waybill.core.rules import require
@@ -81,7 +81,9 @@ class Policy:
         """
         require(rule="a callable handler", holds=callable(handler), seen=handler)
         require(
-            rule="a handler that is not under a policy yet", holds=not isinstance(handler, Guarded), seen=handler
+            rule="a handler that is not under a policy yet",
+            holds=not isinstance(handler, Guarded),
+            seen=handler,
         )
         return Guarded(handler, self._own(), queue, _deliver)
 
@@ -108,7 +110,9 @@ class Policy:
         queue: str | None = None,
     ) -> Awaitable[Outcome]: ...
 
-    def run(self, *delivery: object, queue: str | None = None) -> Outcome | Awaitable[Outcome]:
+    def run(
+        self, *delivery: Any, queue: str | None = None
+    ) -> Outcome | Awaitable[Outcome]:  # Any: see the overloads
         """Handle one delivery that the program fetched itself, and return how it ended.
 
         ``policy.run(channel, method, properties, body, handler)`` on pika, ``await policy.run(message,
@@ -127,23 +131,30 @@ class Policy:
         *facts, handler = delivery
         require(rule="a callable handler as the last argument", holds=callable(handler), seen=handler)
         if len(facts) == _PIKA_ARGUMENTS:
-            from otel_waybill.clients.pika import deliver as pika  # noqa: PLC0415 - only programs with pika have it
+            # Only programs with pika have it.
+            from otel_waybill.clients.pika import deliver as pika  # noqa: PLC0415
+            from otel_waybill.clients.pika.read import Pushed  # noqa: PLC0415
 
-            return pika.run(self._own(), queue, *facts, handler)
+            return pika.run(self._own(), queue, Pushed(*facts), handler)
         from otel_waybill.clients.aio_pika import deliver as aio_pika  # noqa: PLC0415 - likewise
 
-        return aio_pika.run(self._own(), queue, *facts, handler)
+        (message,) = facts
+        return aio_pika.run(self._own(), queue, message, handler)
 
     def _own(self) -> Terms:
         return settling(self.terms, "return")
 
 
-def _deliver(guarded: Guarded, *delivery: object) -> object:
+def _deliver(guarded: Guarded, *delivery: Any) -> object:  # noqa: ANN401 - the arguments of whichever client calls
     """Handle one delivery that a client, not being instrumented, gave to the wrapped handler itself."""
     if len(delivery) == _PIKA_ARGUMENTS:
-        from otel_waybill.clients.pika import deliver as pika  # noqa: PLC0415 - only programs with pika have it
+        # Only programs with pika have it.
+        from otel_waybill.clients.pika import deliver as pika  # noqa: PLC0415
+        from otel_waybill.clients.pika.read import Pushed  # noqa: PLC0415
 
-        return pika.direct(guarded, *delivery)
+        pika.direct(guarded, Pushed(*delivery))
+        return None
     from otel_waybill.clients.aio_pika import deliver as aio_pika  # noqa: PLC0415 - likewise
 
-    return aio_pika.direct(guarded, *delivery)
+    (message,) = delivery
+    return aio_pika.direct(guarded, message)

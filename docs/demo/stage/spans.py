@@ -74,8 +74,8 @@ def request_id(spans: Iterable[Span]) -> str | None:
 
 
 def changes(spans: Iterable[Span]) -> list[Change]:
-    """Return what the breakers did, in order; a change seen by several spans is told once."""
-    found = {
+    """Return what the breakers did, in order."""
+    found = [
         Change(
             at=mark.at,
             breaker=mark.attributes["waybill.breaker.name"],
@@ -85,7 +85,7 @@ def changes(spans: Iterable[Span]) -> list[Change]:
         for span in spans
         for mark in span.marks
         if mark.name == "waybill.breaker"
-    }
+    ]
     return sorted(found, key=lambda change: change.at)
 
 

@@ -23,9 +23,9 @@ ORDINARY, RETRIED, LATE = "order-1", "order-2", "order-3"
 OUTAGE: Final = tuple(f"order-{n}" for n in range(4, 10))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Story:
-    """Everything that it takes to tell the story."""
+    """Everything that it takes to tell the story; the gateway is down while the file *outage* exists."""
 
     console: Console
     services: Services
@@ -75,7 +75,7 @@ class Story:
         self.outage.touch()
         for order in OUTAGE:
             self._publish(order, quiet=True)
-            self.queues.breathe(0.2)
+            self.queues.breathe(0.15)
         self._say(f"{OUTAGE[0]} … {OUTAGE[-1]} published during the outage")
         self._until(lambda: self._opened() >= 1, "the breaker to open")
         self._say("breaker [bold red]opens[/]: no more charges, orders wait unacknowledged")

@@ -35,7 +35,9 @@ class Contrib:
             instrumentor().uninstrument()
             self._tell()
         self._patches = PatchSet()
-        self._patches.add(instrumentor, "_instrument", self._nothing).add(instrumentor, "_uninstrument", self._nothing)
+        self._patches.add(instrumentor, "_instrument", self._nothing).add(
+            instrumentor, "_uninstrument", self._nothing
+        )
         self._patches.apply()
 
     def come_back(self) -> None:
@@ -50,7 +52,9 @@ class Contrib:
         except ImportError:
             return None  # installed, but not for this version of the client: it cannot be active
 
-    def _nothing(self, wrapped: Callable[..., object], _instance: object, _args: object, _kwargs: object) -> None:
+    def _nothing(
+        self, wrapped: Callable[..., object], _instance: object, _args: object, _kwargs: object
+    ) -> None:
         if getattr(wrapped, "__name__", "") == "_instrument":
             self._tell()
 

@@ -45,7 +45,9 @@ def _carried(delivery: Delivery, waybill: Waybill, now: float) -> dict[str, str]
         names.HEADER_ORIGIN_EXPIRATION: hop.expiration,
         names.HEADER_FIRST_FAILED_AT: str(hop.first_failed_at or round(now * 1000)),
     }
-    return end_to_end_headers(waybill, now) | {name: value for name, value in facts.items() if value is not None}
+    return end_to_end_headers(waybill, now) | {
+        name: value for name, value in facts.items() if value is not None
+    }
 
 
 def _first_hop(delivery: Delivery) -> Hop:

@@ -48,7 +48,7 @@ class Gate(Protocol):
 class Execution:
     """The state of one delivery under one policy; it is driven by one driver and is not thread safe."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what one decision depends on, each by its name
         self,
         spec: PolicySpec,
         delivery: Delivery,
@@ -90,7 +90,7 @@ class Execution:
         return self._waybill
 
     def remaining(self, now: float) -> float | None:
-        """Return the seconds from monotonic *now* to the deadline as the message has it, without tolerance."""
+        """Return the seconds left at monotonic *now*, by the deadline in the message, without tolerance."""
         return None if self.due is None else self.due - self._spec.skew_tolerance - now
 
     def start(self, now: Instant, u: float) -> Step:
@@ -101,7 +101,7 @@ class Execution:
             return self._park(Reason.CRASH_LOOP, None, now)
         return self._admit(now, u)
 
-    def resume(self, report: verdicts.Report, now: Instant, u: float) -> Step:
+    def resume(self, report: verdicts.Report, now: Instant, u: float) -> Step:  # noqa: PLR0911 - one for each report
         """Decide what follows from the *report* on the last verdict; *u* is chance in [0, 1)."""
         match report:
             case verdicts.Waited():
@@ -234,7 +234,12 @@ class Execution:
         return Step(verdict(outcome=outcome), (*events, Ended(queue=self._delivery.queue, outcome=outcome)))
 
     def _outcome(
-        self, result: Result, error: BaseException | None, *, reason: Reason | None = None, delay: float | None = None
+        self,
+        result: Result,
+        error: BaseException | None,
+        *,
+        reason: Reason | None = None,
+        delay: float | None = None,
     ) -> Outcome:
         return Outcome(result=result, attempt=self._waybill.attempt, reason=reason, delay=delay, error=error)
 

@@ -94,6 +94,9 @@ class _Reader:
     def text(self, name: str) -> str | None:
         return self.read(name, text)
 
+    def count(self, name: str, low: int = 0) -> int | None:
+        return self.read(name, lambda value: number(value, low, LARGEST_COUNT))
+
 
 def decode(delivery: Delivery, baggage: Mapping[str, object], *, now: float, max_deadline: float) -> Decoded:
     """Return the waybill of *delivery*; never raises, whatever the message holds.
@@ -150,7 +153,9 @@ def _end_to_end(
     sources = []
     if any(header in headers for header in BAGGAGE_KEYS):
         sources.append(headers)
-    carried = {header: baggage[key] for header, key in BAGGAGE_KEYS.items() if key in baggage} if baggage else {}
+    carried = (
+        {header: baggage[key] for header, key in BAGGAGE_KEYS.items() if key in baggage} if baggage else {}
+    )
     if carried:
         sources.append(carried)
     waybill = EMPTY
@@ -161,13 +166,16 @@ def _end_to_end(
 
 def _overlaid(waybill: Waybill, facts: _Reader, now: float, most: float) -> Waybill:
     """Return *waybill* with every fact that *facts* has and can be read."""
-    seen = {
-        "request_id": facts.read(names.HEADER_REQUEST_ID, lambda value: text(value, LONGEST_REQUEST_ID)),
-        "deadline": _deadline(facts, now, most),
-        "retries": facts.read(names.HEADER_RETRIES, lambda value: number(value, 0, LARGEST_COUNT)),
-        "retry_limit": facts.read(names.HEADER_RETRY_LIMIT, lambda value: number(value, 0, LARGEST_COUNT)),
-    }
-    return replace(waybill, **{name: value for name, value in seen.items() if value is not None})
+    request_id = facts.read(names.HEADER_REQUEST_ID, lambda value: text(value, LONGEST_REQUEST_ID))
+    deadline = _deadline(facts, now, most)
+    retries = facts.count(names.HEADER_RETRIES)
+    retry_limit = facts.count(names.HEADER_RETRY_LIMIT)
+    return Waybill(
+        request_id=waybill.request_id if request_id is None else request_id,
+        deadline=waybill.deadline if deadline is None else deadline,
+        retries=waybill.retries if retries is None else retries,
+        retry_limit=waybill.retry_limit if retry_limit is None else retry_limit,
+    )
 
 
 def _deadline(facts: _Reader, now: float, most: float) -> float | None:
@@ -193,7 +201,7 @@ def _with_hop(waybill: Waybill, facts: _Reader) -> Waybill:
         previous=facts.text(names.HEADER_PREVIOUS),
         first_failed_at=facts.read(names.HEADER_FIRST_FAILED_AT, number),
     )
-    attempt = facts.read(names.HEADER_ATTEMPT, lambda value: number(value, 1, LARGEST_COUNT))
+    attempt = facts.count(names.HEADER_ATTEMPT, low=1)
     return replace(waybill, attempt=attempt or 1, id=facts.text(names.HEADER_ID), hop=hop)
 
 

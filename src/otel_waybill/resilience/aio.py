@@ -9,7 +9,18 @@ from collections.abc import Callable
 
 from otel_waybill.core.delivery import Instant, Outcome
 from otel_waybill.core.pipeline import Execution
-from otel_waybill.core.verdicts import Ack, Cancelled, GiveBack, Leave, Raised, Report, Republish, Run, Step, Wait
+from otel_waybill.core.verdicts import (
+    Ack,
+    Cancelled,
+    GiveBack,
+    Leave,
+    Raised,
+    Report,
+    Republish,
+    Run,
+    Step,
+    Wait,
+)
 from otel_waybill.errors import DeadlineExceeded
 from otel_waybill.resilience.clock import instant
 from otel_waybill.resilience.port import AsyncPerformer
@@ -53,28 +64,28 @@ async def drive(
         step = execution.resume(report, clock(), chance())
 
 
-async def _perform(verdict: Run | Wait | Republish, performer: AsyncPerformer, clock: Callable[[], Instant]) -> Report:
+async def _perform(
+    verdict: Run | Wait | Republish, performer: AsyncPerformer, clock: Callable[[], Instant]
+) -> Report:
     match verdict:
-        case Run(due=None):
-            return await performer.attempt(verdict)
-        case Run(due=float(due)):
-            return await _attempt_until(due, verdict, performer, clock)
-        case Wait(seconds=seconds):
-            return await performer.wait(seconds)
+        case Run():
+            return await _attempt(verdict, performer, clock)
+        case Wait():
+            return await performer.wait(verdict.seconds)
         case Republish():
             return await performer.republish(verdict)
 
 
-async def _attempt_until(
-    due: float, run: Run, performer: AsyncPerformer, clock: Callable[[], Instant]
-) -> Report:
-    left = due - clock().monotonic
+async def _attempt(run: Run, performer: AsyncPerformer, clock: Callable[[], Instant]) -> Report:
+    if run.due is None:
+        return await performer.attempt(run)
+    left = run.due - clock().monotonic
     try:
         async with asyncio.timeout_at(asyncio.get_running_loop().time() + left):
             return await performer.attempt(run)
     except TimeoutError:
         # Only ours can arrive here: whatever the handler raises comes back as a report.
-        return Raised(DeadlineExceeded(max(0.0, clock().monotonic - due)), performer.settled)
+        return Raised(DeadlineExceeded(max(0.0, clock().monotonic - run.due)), performer.settled)
 
 
 async def _give_back(step: Step, performer: AsyncPerformer) -> None:

@@ -57,6 +57,7 @@ class Guarded:
         self._deliver = deliver
 
     def __call__(self, *args: object) -> object:
+        """Handle one delivery, with the arguments of the client."""
         return self._deliver(self, *args)
 
     def __repr__(self) -> str:

@@ -45,7 +45,7 @@ class Copies:
                     body, exchange=exchange, routing_key=routing_key, properties=properties, mandatory=True
                 )
         except PublishError as error:
-            return Published(f"returned by the broker: {error.frame.reply_text} ({error.frame.reply_code})")
+            return Published(f"returned by the broker: {error.frame!r}")
         except DeliveryError:
             return Published("refused by the broker (nack)")
         except Exception as error:  # noqa: BLE001 - whatever went wrong, the copy is not proven to be safe

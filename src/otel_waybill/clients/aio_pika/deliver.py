@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 from weakref import WeakKeyDictionary
 
+from aio_pika.abc import AbstractChannel as AnyChannel
 from aio_pika.channel import Channel
 from aio_pika.message import IncomingMessage
 from aio_pika.queue import Queue, QueueIterator
@@ -27,7 +28,7 @@ from otel_waybill.telemetry.semconv import PROCESS, consume_destination, shape
 Callback = Callable[[IncomingMessage], Awaitable[object]]
 
 _tracing = harmless("tracing a delivery")
-_prefetch: WeakKeyDictionary[Channel, int] = WeakKeyDictionary()
+_prefetch: WeakKeyDictionary[AnyChannel, int] = WeakKeyDictionary()
 _queues: WeakKeyDictionary[AbstractChannel, dict[str, str]] = WeakKeyDictionary()
 
 
@@ -64,7 +65,10 @@ async def consume(
 
 
 def set_qos(
-    wrapped: Callable[..., Awaitable[object]], channel: Channel, args: tuple[object, ...], kwargs: dict[str, object]
+    wrapped: Callable[..., Awaitable[object]],
+    channel: Channel,
+    args: tuple[object, ...],
+    kwargs: dict[str, object],
 ) -> Awaitable[object]:
     """Stand in for `Channel.set_qos`: a prefetch that the program chose is left as it is."""
     count = argument(args, kwargs, 0, "prefetch_count", 0)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from aio_pika.exceptions import AMQPException, ChannelInvalidStateError, MessageProcessError
 from aio_pika.message import IncomingMessage
-from opentelemetry.trace import INVALID_SPAN
+from opentelemetry.trace import INVALID_SPAN, Span
 
 from otel_waybill.clients.aio_pika import live
 from otel_waybill.clients.aio_pika.copies import copies
@@ -66,7 +66,7 @@ class Guard:
             recorder, arrival, self.execution, shape(PROCESS, destination, self._endpoint), self._tag
         )
         self._cancelled = False
-        self._double: GuardedMessage | None = None
+        self.double: GuardedMessage | None = None
         self.settled: Settled | None = None
         self.outcome: Outcome | None = None
         ledgers.of(self._channel)[self._tag] = self
@@ -75,7 +75,7 @@ class Guard:
     @property
     def started(self) -> bool:
         """Whether the handler has been given it."""
-        return self._double is not None
+        return self.double is not None
 
     async def drive(self) -> Outcome:
         """See the delivery to its end."""
@@ -84,8 +84,8 @@ class Guard:
     def earlier(self) -> Iterator[GuardedMessage]:
         """Yield what handlers were given of the same channel before this and nobody has settled."""
         for tag, guard in ledgers.of(self._channel).covered(self._tag, multiple=True):
-            if tag != self._tag and guard.settled is None and guard._double is not None:
-                yield guard._double
+            if tag != self._tag and guard.settled is None and guard.double is not None:
+                yield guard.double
 
     async def note(self, settled: Settled) -> None:
         """Take note of what the program said about this delivery, in its handler or later."""
@@ -105,11 +105,11 @@ class Guard:
     async def attempt(self, run: Run) -> Report:
         """Call the handler; a cancellation passes through unreported."""
         self.settled = None
-        self._double = GuardedMessage.of(self._message, self, **self._original)
+        self.double = GuardedMessage.of(self._message, self, **self._original)
         self._journal.open(run)
         try:
             with self._journal.current(run), self._terms.lent(run.permit):
-                result = self._handler(self._double)
+                result = self._handler(self.double)
                 if inspect.isawaitable(result):
                     await result
         except Exception as error:  # noqa: BLE001 - whatever a handler raises is a failure of this attempt
@@ -124,7 +124,7 @@ class Guard:
         """Send the copy, unless it is still on its way, and wait for its fate."""
         if self._channel.is_closed:
             return Gone()
-        span = INVALID_SPAN
+        span: Span = INVALID_SPAN
         if self._copy is None or self._copy.done():
             span, headers = self._journal.departure(copy, self._endpoint)
             self._copy = copies(self._channel.connection).publish(
@@ -147,8 +147,8 @@ class Guard:
         if verdict.outcome.result is not Result.OPEN:
             ledgers.of(self._channel).pop(self._tag, None)
             mark_processed(self._message)
-            if self._double is not None:
-                mark_processed(self._double)
+            if self.double is not None:
+                mark_processed(self.double)
         self._journal.close(verdict.outcome)
         self.outcome = verdict.outcome
 

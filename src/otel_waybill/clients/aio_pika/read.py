@@ -1,5 +1,6 @@
 """aio-pika's objects as facts, and the facts as aio-pika's objects again."""
 
+from typing import TYPE_CHECKING, cast
 from weakref import WeakKeyDictionary
 
 import aiormq
@@ -13,6 +14,9 @@ from otel_waybill.core.delivery import Delivery
 from otel_waybill.core.headers import for_handler, number
 from otel_waybill.core.waybill import Waybill
 from otel_waybill.telemetry.semconv import Endpoint
+
+if TYPE_CHECKING:
+    from pamqp.common import FieldTable
 
 _PORTS = {"amqp": 5672, "amqps": 5671}
 
@@ -88,7 +92,7 @@ def original(message: IncomingMessage, waybill: Waybill) -> dict[str, object]:
 def copied(message: IncomingMessage, headers: dict[str, object]) -> Basic.Properties:
     """Return the properties of a copy: persistent, with *headers*, without what only the original may say."""
     properties = message.properties
-    properties.headers = headers
+    properties.headers = cast("FieldTable", headers)
     properties.delivery_mode = 2
     # An expiration would end the wait early; a user id that is not the connection's closes the channel.
     properties.expiration = properties.user_id = None

@@ -1,5 +1,6 @@
-"""Acks, nacks and rejects on aio-pika: traced, and noticed or intercepted where a policy owns the delivery."""
+"""Acks, nacks and rejects on aio-pika: traced, and noticed or intercepted where a policy stands."""
 
+import copyreg
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Self
 
@@ -61,7 +62,7 @@ reject = _standing_in(REJECT)
 
 
 class GuardedMessage(IncomingMessage):
-    """What a handler under a policy sees: the original delivery, with a settlement that the policy knows of."""
+    """What a handler under a policy sees: the original delivery, whose policy knows how it is settled."""
 
     __slots__ = ("_guard",)
 
@@ -70,11 +71,14 @@ class GuardedMessage(IncomingMessage):
     @classmethod
     def of(cls, message: IncomingMessage, guard: "Guard", **original: object) -> Self:
         """Return the double of *message* for one attempt, with the attributes of its *original* delivery."""
-        # Slots and private names of every class in between, as pickling knows them.
-        _, state = object.__reduce_ex__(message, 2)[2]
+        # copyreg knows the slots of every class in between, private names included.
         double = cls.__new__(cls)
-        for name, value in {**state, **original, "_guard": guard}.items():
+        for name in copyreg._slotnames(type(message)):  # type: ignore[attr-defined]  # missing in typeshed
+            if hasattr(message, name):
+                object.__setattr__(double, name, getattr(message, name))
+        for name, value in original.items():
             object.__setattr__(double, name, value)
+        double._guard = guard
         return double
 
     async def ack(self, multiple: bool = False) -> None:  # noqa: FBT001, FBT002 - aio-pika's signature
@@ -104,5 +108,5 @@ class GuardedMessage(IncomingMessage):
 
 def mark_processed(message: IncomingMessage) -> None:
     """Have *message* know that it is settled, as if its own methods had done it."""
-    object.__setattr__(message, "_IncomingMessage__processed", True)  # noqa: PLC2801 - its own refuses once locked
+    object.__setattr__(message, "_IncomingMessage__processed", True)  # its own refuses once locked
     message.lock()

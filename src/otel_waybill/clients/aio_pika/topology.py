@@ -1,6 +1,7 @@
 """Declares at the broker what a policy needs, before consuming starts."""
 
-from collections.abc import Awaitable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from weakref import WeakKeyDictionary
 
 from aiormq.abc import AbstractConnection
@@ -28,28 +29,23 @@ async def declare(connection: AbstractConnection, queue: str, spec: PolicySpec) 
     topology = plan(queue, spec.retry)
     channel = await connection.channel()
     for exchange in topology.exchanges:
-        await _declared_or_refused(
-            f"exchange {exchange.name!r}",
-            channel.exchange_declare(
+        with _mismatch(f"exchange {exchange.name!r}"):
+            await channel.exchange_declare(
                 exchange.name, exchange_type=exchange.type, durable=True, arguments=dict(exchange.arguments)
-            ),
-        )
+            )
     for each in topology.queues:
-        await _declared_or_refused(
-            f"queue {each.name!r}",
-            channel.queue_declare(each.name, durable=True, arguments=dict(each.arguments)),
-        )
+        with _mismatch(f"queue {each.name!r}"):
+            await channel.queue_declare(each.name, durable=True, arguments=dict(each.arguments))
     for binding in topology.bindings:
-        await _declared_or_refused(
-            f"the binding of queue {binding.queue!r} to exchange {binding.exchange!r}",
-            channel.queue_bind(binding.queue, binding.exchange, binding.routing_key),
-        )
+        with _mismatch(f"the binding of queue {binding.queue!r} to exchange {binding.exchange!r}"):
+            await channel.queue_bind(binding.queue, binding.exchange, binding.routing_key)
     await channel.close()
     declared.add((queue, spec.retry))
 
 
-async def _declared_or_refused(entity: str, reply: Awaitable[object]) -> None:
+@contextmanager
+def _mismatch(entity: str) -> Iterator[None]:
     try:
-        await reply
+        yield
     except ChannelClosed as error:
         raise TopologyMismatch(entity, str(error)) from error

@@ -6,17 +6,20 @@ try would become one more duplicate when the alarm ends.
 """
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from pika.adapters.blocking_connection import BlockingConnection
 from pika.channel import Channel
 from pika.exceptions import AMQPError
-from pika.frame import Method as MethodFrame
 from pika.spec import Basic, BasicProperties
 
 from otel_waybill import names
 from otel_waybill.core.verdicts import Published
 from otel_waybill.patching import passthrough
+
+if TYPE_CHECKING:
+    from pika.frame import Method as Frame
 
 Fate = Callable[[Published], None]
 
@@ -32,7 +35,7 @@ class Copy:
         self._timer: object = None
 
     def await_fate(self, tell: Fate, timeout: float) -> None:
-        """Call *tell* with the fate of the copy, or with a failure if it is still open after *timeout* seconds."""
+        """Call *tell* with the fate of the copy, or with a failure after *timeout* seconds without one."""
         if self.fate is not None:
             tell(self.fate)
             return
@@ -87,14 +90,16 @@ class Copies:
         self._pending[self._sequence] = copy
         return copy
 
-    def _confirmed(self, frame: MethodFrame) -> None:
+    def _confirmed(self, frame: "Frame[Basic.Ack | Basic.Nack]") -> None:
         method = frame.method
         tag = method.delivery_tag
         fate = Published() if isinstance(method, Basic.Ack) else Published("refused by the broker (nack)")
         for each in [each for each in self._pending if each == tag or (method.multiple and each < tag)]:
             self._pending.pop(each).resolve(fate)
 
-    def _returned(self, _channel: Channel, method: Basic.Return, properties: BasicProperties, _body: bytes) -> None:
+    def _returned(
+        self, _channel: Channel, method: Basic.Return, properties: BasicProperties, _body: bytes
+    ) -> None:
         # The return of a copy comes before its confirm. It carries no sequence number, so it is matched by
         # what it says; copies that say the same go the same way.
         key = _identity(method.exchange, method.routing_key, properties)

@@ -11,7 +11,7 @@ from pika.spec import Basic, BasicProperties
 from otel_waybill.clients.pika import live, settle, topology
 from otel_waybill.clients.pika.copies import copies
 from otel_waybill.clients.pika.enforce import Guard, Pull
-from otel_waybill.clients.pika.read import Method, delivery, endpoint
+from otel_waybill.clients.pika.read import Pushed, delivery, endpoint
 from otel_waybill.clients.shared.arrival import arrive
 from otel_waybill.clients.shared.policies import Consumer, check_prefetch, known_queue
 from otel_waybill.context import entered, inherited
@@ -39,8 +39,10 @@ class Delivering:
     def __call__(
         self, channel: BlockingChannel, method: Basic.Deliver, properties: BasicProperties, body: bytes
     ) -> object:
+        """Handle one delivery as pika calls it."""
         if self._terms is not None:
-            Guard(self._terms, self.__wrapped__, self._queue, channel, method, properties, body).drive()
+            pushed = Pushed(channel, method, properties, body)
+            Guard(self._terms, self.__wrapped__, self._queue, pushed).drive()
             return None
         recorder, scope = live.recorder(), None
         if not recorder.silent:
@@ -105,41 +107,31 @@ def basic_qos(
     return wrapped(*args, **kwargs)
 
 
-def direct(
-    guarded: Guarded, channel: BlockingChannel, method: Basic.Deliver, properties: BasicProperties, body: bytes
-) -> None:
+def direct(guarded: Guarded, pushed: Pushed) -> None:
     """Handle one delivery in a program that is not instrumented.
 
     Raises:
         InvalidPolicy: the policy was not told which queue this is.
     """
-    queue = _queue(guarded.queue, channel, method)
-    _prepare(channel, queue, guarded.terms)
-    Guard(guarded.terms, guarded.handler, queue, channel, method, properties, body).drive()
+    queue = _queue(guarded.queue, pushed)
+    _prepare(pushed.channel, queue, guarded.terms)
+    Guard(guarded.terms, guarded.handler, queue, pushed).drive()
 
 
-def run(
-    terms: Terms,
-    queue: str | None,
-    channel: BlockingChannel,
-    method: Method,
-    properties: BasicProperties,
-    body: bytes,
-    handler: Handler,
-) -> Outcome:
+def run(terms: Terms, queue: str | None, pushed: Pushed, handler: Handler) -> Outcome:
     """Handle one delivery that the program fetched itself, and return how it ended.
 
     Raises:
         InvalidPolicy: the policy was not told which queue this is.
         AMQPError: the connection failed.
     """
-    name = _queue(queue, channel, method)
-    _prepare(channel, name, terms)
-    return Pull(terms, handler, name, channel, method, properties, body).complete()
+    name = _queue(queue, pushed)
+    _prepare(pushed.channel, name, terms)
+    return Pull(terms, handler, name, pushed).complete()
 
 
-def _queue(given: str | None, channel: BlockingChannel, method: Method) -> str:
-    consumed = _queues.get(channel._impl, {}).get(getattr(method, "consumer_tag", ""))
+def _queue(given: str | None, pushed: Pushed) -> str:
+    consumed = _queues.get(pushed.channel._impl, {}).get(getattr(pushed.method, "consumer_tag", ""))
     return known_queue(given or consumed)
 
 

@@ -4,14 +4,12 @@ import contextlib
 from functools import partial
 
 from opentelemetry import context as otel
-from opentelemetry.trace import INVALID_SPAN
-from pika.adapters.blocking_connection import BlockingChannel
+from opentelemetry.trace import INVALID_SPAN, Span
 from pika.exceptions import AMQPError
-from pika.spec import BasicProperties
 
 from otel_waybill.clients.pika import live
 from otel_waybill.clients.pika.copies import Copy, copies
-from otel_waybill.clients.pika.read import Method, copied, delivery, endpoint, original
+from otel_waybill.clients.pika.read import Pushed, copied, delivery, endpoint, original
 from otel_waybill.clients.pika.settle import Call, GuardedChannel, ledgers, recent, send
 from otel_waybill.clients.shared.arrival import arrive, execution
 from otel_waybill.clients.shared.journal import Journal
@@ -44,16 +42,8 @@ from otel_waybill.telemetry.semconv import ACK, NACK, PROCESS, Operation, consum
 class Guard:
     """One delivery under a policy; a performer for the driver and an entry for the ledger."""
 
-    def __init__(
-        self,
-        terms: Terms,
-        handler: Handler,
-        queue: str,
-        channel: BlockingChannel,
-        method: Method,
-        properties: BasicProperties,
-        body: bytes,
-    ) -> None:
+    def __init__(self, terms: Terms, handler: Handler, queue: str, pushed: Pushed) -> None:
+        channel, method, properties, body = pushed
         recorder = live.recorder()
         arrival = arrive(
             delivery(method, properties, queue),
@@ -126,7 +116,7 @@ class Guard:
         if not self._channel.is_open:
             answer(Gone())
             return
-        span = INVALID_SPAN
+        span: Span = INVALID_SPAN
         if self._copy is None or self._copy.fate is not None:
             span, headers = self._journal.departure(copy, self._endpoint)
             properties = copied(self._wire, headers)

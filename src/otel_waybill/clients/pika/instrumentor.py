@@ -21,7 +21,7 @@ class PikaInstrumentor(BaseInstrumentor):
         return (_REQUIREMENT,)
 
     def _instrument(self, **options: Unpack[Options]) -> None:
-        # Imported here: this module must be importable without pika, and fail in the way the launcher knows.
+        # Imported here: without the client this module imports, and fails here in the way the launcher knows.
         from otel_waybill.clients.pika.patches import patches  # noqa: PLC0415
 
         _contrib.step_aside()

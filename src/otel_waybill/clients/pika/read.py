@@ -1,6 +1,7 @@
 """pika's objects as facts, and the facts as pika's objects again."""
 
 from copy import copy
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 from pika.adapters.blocking_connection import BlockingChannel, BlockingConnection
@@ -9,12 +10,22 @@ from pika.connection import Connection
 from pika.spec import Basic, BasicProperties
 
 from otel_waybill.core.delivery import Delivery
-from otel_waybill.core.waybill import Waybill
 from otel_waybill.core.headers import for_handler
+from otel_waybill.core.waybill import Waybill
 from otel_waybill.telemetry.semconv import Endpoint
 
 AnyChannel = BlockingChannel | Channel
 Method = Basic.Deliver | Basic.GetOk
+
+
+class Pushed(NamedTuple):
+    """One delivery with all that pika gives to a callback."""
+
+    channel: BlockingChannel
+    method: Method
+    properties: BasicProperties
+    body: bytes
+
 
 _endpoints: WeakKeyDictionary[Connection, Endpoint] = WeakKeyDictionary()
 
@@ -50,7 +61,7 @@ def delivery(method: Method, properties: BasicProperties, queue: str | None) -> 
 
 
 def original(method: Method, properties: BasicProperties, waybill: Waybill) -> tuple[Method, BasicProperties]:
-    """Return *method* and *properties* as they were before the ladder; the same objects if they never were in it."""
+    """Return *method* and *properties* as they were before the ladder; the same ones without a ladder."""
     hop = waybill.hop
     if hop is None:
         return method, properties

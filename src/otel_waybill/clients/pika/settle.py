@@ -54,7 +54,7 @@ def ack(channel: Channel, tag: int, call: Call, *, multiple: bool) -> None:
     if len(ours) == len(covered):
         call()
     else:
-        # Deliveries that are held have not run, and what was refused is ours: to speak for them would lose them.
+        # What is held has not run, and what was refused is ours: to speak for those would lose them.
         with passthrough():
             for each, _ in ours:
                 channel.basic_ack(each)
@@ -80,14 +80,22 @@ _Kwargs = dict[str, object]
 
 def basic_ack(wrapped: Callable[..., None], channel: Channel, args: _Args, kwargs: _Kwargs) -> None:
     """Stand in for `Channel.basic_ack`."""
-    tag, multiple = argument(args, kwargs, 0, "delivery_tag", 0), argument(args, kwargs, 1, "multiple", False)
+    tag, multiple = (
+        argument(args, kwargs, 0, "delivery_tag", 0),
+        argument(args, kwargs, 1, "multiple", default=False),
+    )
     ack(channel, tag, lambda: send(ACK, channel, tag, lambda: wrapped(*args, **kwargs)), multiple=multiple)
 
 
 def basic_nack(wrapped: Callable[..., None], channel: Channel, args: _Args, kwargs: _Kwargs) -> None:
     """Stand in for `Channel.basic_nack`."""
-    tag, multiple = argument(args, kwargs, 0, "delivery_tag", 0), argument(args, kwargs, 1, "multiple", False)
-    refuse(channel, tag, lambda: send(NACK, channel, tag, lambda: wrapped(*args, **kwargs)), multiple=multiple)
+    tag, multiple = (
+        argument(args, kwargs, 0, "delivery_tag", 0),
+        argument(args, kwargs, 1, "multiple", default=False),
+    )
+    refuse(
+        channel, tag, lambda: send(NACK, channel, tag, lambda: wrapped(*args, **kwargs)), multiple=multiple
+    )
 
 
 def basic_reject(wrapped: Callable[..., None], channel: Channel, args: _Args, kwargs: _Kwargs) -> None:
@@ -102,7 +110,12 @@ class GuardedChannel(Proxy):
     def basic_ack(self, delivery_tag: int = 0, multiple: bool = False) -> None:  # noqa: FBT001, FBT002 - pika's signature
         """Acknowledge, as pika does, and let the policy know."""
         channel: AnyChannel = self.__wrapped__
-        ack(underlying(channel), delivery_tag, lambda: channel.basic_ack(delivery_tag, multiple), multiple=multiple)
+        ack(
+            underlying(channel),
+            delivery_tag,
+            lambda: channel.basic_ack(delivery_tag, multiple),
+            multiple=multiple,
+        )
 
     def basic_nack(self, delivery_tag: int = 0, multiple: bool = False, requeue: bool = True) -> None:  # noqa: FBT001, FBT002 - pika's signature
         """Leave the delivery to the policy, as a failure."""

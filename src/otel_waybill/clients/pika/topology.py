@@ -1,6 +1,7 @@
 """Declares at the broker what a policy needs, before consuming starts."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from weakref import WeakKeyDictionary
 
 from pika.adapters.blocking_connection import BlockingConnection
@@ -28,28 +29,23 @@ def declare(connection: BlockingConnection, queue: str, spec: PolicySpec) -> Non
     topology = plan(queue, spec.retry)
     channel = connection.channel()
     for exchange in topology.exchanges:
-        _declare(
-            f"exchange {exchange.name!r}",
-            lambda exchange=exchange: channel.exchange_declare(
+        with _mismatch(f"exchange {exchange.name!r}"):
+            channel.exchange_declare(
                 exchange.name, exchange.type, durable=True, arguments=dict(exchange.arguments)
-            ),
-        )
+            )
     for each in topology.queues:
-        _declare(
-            f"queue {each.name!r}",
-            lambda each=each: channel.queue_declare(each.name, durable=True, arguments=dict(each.arguments)),
-        )
+        with _mismatch(f"queue {each.name!r}"):
+            channel.queue_declare(each.name, durable=True, arguments=dict(each.arguments))
     for binding in topology.bindings:
-        _declare(
-            f"the binding of queue {binding.queue!r} to exchange {binding.exchange!r}",
-            lambda binding=binding: channel.queue_bind(binding.queue, binding.exchange, binding.routing_key),
-        )
+        with _mismatch(f"the binding of queue {binding.queue!r} to exchange {binding.exchange!r}"):
+            channel.queue_bind(binding.queue, binding.exchange, binding.routing_key)
     channel.close()
     declared.add((queue, spec.retry))
 
 
-def _declare(entity: str, call: Callable[[], object]) -> None:
+@contextmanager
+def _mismatch(entity: str) -> Iterator[None]:
     try:
-        call()
+        yield
     except ChannelClosedByBroker as error:
         raise TopologyMismatch(entity, error.reply_text) from error

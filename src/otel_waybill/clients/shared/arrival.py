@@ -72,7 +72,9 @@ def execution(terms: Terms, arrival: Arrival) -> Execution:
     )
 
 
-def _links(delivery: Delivery, waybill: Waybill, ambient: Context, context: Context) -> tuple[SpanContext, ...]:
+def _links(
+    delivery: Delivery, waybill: Waybill, ambient: Context, context: Context
+) -> tuple[SpanContext, ...]:
     """Return what made the message, what tried it before, and what merely happens to be around."""
     around = trace.get_current_span(ambient).get_span_context()
     if waybill.hop is not None:

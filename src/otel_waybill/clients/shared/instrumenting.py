@@ -35,7 +35,7 @@ def switch_on(live: Live, patches: PatchSet, requirement: str, options: Options)
         requirement: the versions that it is proven on; another is named in one warning and tried.
         options: see `Options`.
     """
-    name = requirement.split()[0]
+    name, *_ = requirement.split()
     if get_dependency_conflicts([requirement]) is not None:
         _log.warning("otel-waybill is proven on %s, this is %s %s", requirement, name, version(name))
     settings = options.get("settings") or Settings.from_env(os.environ)

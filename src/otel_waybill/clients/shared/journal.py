@@ -31,7 +31,12 @@ class Journal:
     """Records one delivery under a policy."""
 
     def __init__(
-        self, recorder: Recorder, arrival: Arrival, execution: Execution, shape: Shape, delivery_tag: int | None
+        self,
+        recorder: Recorder,
+        arrival: Arrival,
+        execution: Execution,
+        shape: Shape,
+        delivery_tag: int | None,
     ) -> None:
         """Record what *execution* does with *arrival*."""
         self._recorder = recorder
@@ -43,7 +48,7 @@ class Journal:
         self._failed = False
 
     def open(self, run: Run | None = None) -> None:
-        """Start the process span of *run*; or of a refusal, which is None and needs one only if there is none."""
+        """Start the process span of *run*, or of a refusal (None), which is part of what is open already."""
         links = self._arrival.links
         if self._span is not INVALID_SPAN:
             if run is None:
@@ -85,7 +90,7 @@ class Journal:
             attributes |= _delay(copy.outcome)
             span = self._recorder.start(leaving, attributes, context)
         with Current(span, entered(Running(waybill=copy.waybill), self._arrival.context)) as context:
-            headers = copy.headers | departing(copy.headers, context)
+            headers = dict(copy.headers) | departing(copy.headers, context)
         previous = traceparent(self._span)
         return span, headers if previous is None else headers | {names.HEADER_PREVIOUS: previous}
 

@@ -30,7 +30,7 @@ class Ledger(dict[int, E]):
     """The entries of one channel by delivery tag."""
 
     def covered(self, tag: int, *, multiple: bool) -> list[tuple[int, E]]:
-        """Return the entries that a settlement of *tag* speaks of; 0 with *multiple* means all (AMQP 0-9-1)."""
+        """Return the entries that a settlement of *tag* speaks of; 0 with *multiple* means all of them."""
         if not multiple:
             entry = self.get(tag)
             return [] if entry is None else [(tag, entry)]

@@ -29,7 +29,9 @@ class Consumer:
         if not self.queue:
             return "the queue has no name here; name it, so that copies find their way back"
         if self.pulled:
-            return "its messages are taken by iteration; handle each of them with policy.run(message, handler)"
+            return (
+                "its messages are taken by iteration; handle each of them with policy.run(message, handler)"
+            )
         if not self.acknowledges:
             return "it consumes without acknowledgements, so nothing could be retried or parked"
         if self.exclusive or is_anonymous(self.queue):
@@ -107,7 +109,7 @@ def known_queue(queue: str | None) -> str:
     if not queue:
         msg = (
             "a policy must know the queue it consumes, and here the client does not tell; pass it, as in "
-            "wrap(handle, queue='orders') or run(..., queue='orders'), or call otel_waybill.instrument() first"
+            "wrap(handle, queue='orders') or run(..., queue='orders'), or instrument the program first"
         )
         raise InvalidPolicy(msg)
     return queue
