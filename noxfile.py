@@ -43,6 +43,13 @@ def demo(session: nox.Session) -> None:
 
 
 @nox.session
+def bench(session: nox.Session) -> None:
+    """Measure what instrumenting costs; arguments after ``--`` go to the benchmark."""
+    session.install(WITH_CLIENTS, *_group("tests"))
+    session.run("python", "benchmarks/overhead.py", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style and format."""
     session.install(*_group("lint"))

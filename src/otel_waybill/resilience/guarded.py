@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from typing import Any
 
 from otel_waybill.core.breaker import Permit
 from otel_waybill.core.spec import PolicySpec, Settle
@@ -56,8 +57,8 @@ class Guarded:
         self.queue = queue
         self._deliver = deliver
 
-    def __call__(self, *args: object) -> object:
-        """Handle one delivery, with the arguments of the client."""
+    def __call__(self, *args: object) -> Any:  # noqa: ANN401 - depends on the client
+        """Handle one delivery, with the arguments of the client, which expects None or an awaitable back."""
         return self._deliver(self, *args)
 
     def __repr__(self) -> str:

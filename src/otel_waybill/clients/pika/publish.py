@@ -44,7 +44,7 @@ def _traced(
     recorder: Recorder, channel: AnyChannel, args: tuple[object, ...], kwargs: dict[str, object]
 ) -> tuple[Scope, _Call]:
     exchange, routing_key = argument(args, kwargs, 0, "exchange"), argument(args, kwargs, 1, "routing_key")
-    properties = argument(args, kwargs, 3, "properties") or BasicProperties()  # type: ignore[no-untyped-call]  # pika leaves __init__ without annotations
+    properties = argument(args, kwargs, 3, "properties") or BasicProperties()
     publishing = shape(PUBLISH, publish_destination(exchange, routing_key), endpoint(underlying(channel)))
     attributes = publishing.attributes(
         message_id=properties.message_id, conversation_id=properties.correlation_id

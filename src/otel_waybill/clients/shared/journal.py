@@ -16,7 +16,7 @@ from otel_waybill.clients.shared.arrival import Arrival
 from otel_waybill.clients.shared.departure import departing, traceparent
 from otel_waybill.context import Running, entered
 from otel_waybill.core.delivery import Outcome, Result
-from otel_waybill.core.events import Event
+from otel_waybill.core.events import BreakerChanged, Event
 from otel_waybill.core.pipeline import Execution
 from otel_waybill.core.verdicts import Republish, Run
 from otel_waybill.guard import harmless
@@ -46,6 +46,7 @@ class Journal:
         self._tag = delivery_tag
         self._span: Span = INVALID_SPAN
         self._failed = False
+        self._early: list[Event] | None = []  # None once there has been a span
 
     def open(self, run: Run | None = None) -> None:
         """Start the process span of *run*, or of a refusal (None), which is part of what is open already."""
@@ -62,6 +63,9 @@ class Journal:
             )
             attributes |= self._facts(run)
             self._span = self._recorder.start(self._shape, attributes, self._arrival.context, links)
+        early, self._early = self._early or (), None
+        for event in early:
+            self.emit(event)
 
     def current(self, run: Run | None = None) -> AbstractContextManager[Context]:
         """Return a block in which the span is current, and the waybill of *run* with it."""
@@ -75,7 +79,14 @@ class Journal:
             fail(self._span, error)
 
     def emit(self, event: Event) -> None:
-        """Tell every sink of *event*, with the span current."""
+        """Tell every sink of *event*, with the span current.
+
+        The change of a breaker that lets the first attempt in waits for the span of that attempt, which is
+        started next.
+        """
+        if self._early is not None and isinstance(event, BreakerChanged):
+            self._early.append(event)
+            return
         with Current(self._span, self._arrival.context):
             hub.emit(event)
 

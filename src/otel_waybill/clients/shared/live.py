@@ -1,6 +1,7 @@
 """What an instrumented client works with at this moment; the patches of a process are as global as this."""
 
 from importlib.metadata import version
+from typing import Final
 
 from opentelemetry import trace
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
@@ -11,6 +12,9 @@ from otel_waybill.clients.shared.policies import Policies
 from otel_waybill.config import Settings
 from otel_waybill.resilience import hub
 from otel_waybill.telemetry.recorder import SILENT, Recorder
+
+_recorders: Final[list[Recorder]] = []
+"""Those of the clients that are instrumented."""
 
 
 class Live:
@@ -29,11 +33,11 @@ class Live:
     def on(self, recorder: Recorder, policies: Policies) -> None:
         """Start to record with *recorder* and to apply *policies*."""
         self._recorder, self.policies, self.patched = recorder, policies, True
-        hub.add(recorder)
+        _listen(recorder)
 
     def off(self) -> None:
         """Fall silent, on channels that are open as well; consumers under a policy keep it."""
-        hub.remove(self._recorder)
+        _ignore(self._recorder)
         self._recorder, self.policies, self.patched = SILENT, Policies(), False
 
     def recorder(self) -> Recorder:
@@ -48,3 +52,17 @@ def recorder(tracer_provider: TracerProvider | None, settings: Settings) -> Reco
         names.DISTRIBUTION, version(names.DISTRIBUTION), tracer_provider, schema_url=names.SCHEMA_URL
     )
     return Recorder(tracer, settle_spans=settings.settle_spans)
+
+
+def _listen(recorder: Recorder) -> None:
+    """Let one recorder hear events for all clients: they share the spans to put them on."""
+    _recorders.append(recorder)
+    hub.add(_recorders[0])
+
+
+def _ignore(recorder: Recorder) -> None:
+    hub.remove(recorder)
+    if recorder in _recorders:
+        _recorders.remove(recorder)
+    if _recorders:
+        hub.add(_recorders[0])
