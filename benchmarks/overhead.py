@@ -1,8 +1,8 @@
 """What instrumenting costs: added CPU time per message, in one interleaved run on one broker.
 
-``nox -s bench``, or ``python benchmarks/overhead.py`` with a RabbitMQ in reach; ``--rounds`` and ``--messages`` set how
-long it takes. Four programs do the same: *bare*; the *floor*, which emits the same spans by hand;
-OpenTelemetry's own instrumentation (*contrib*, whose spans are fewer and differ); and *ours*.
+The programs do the same: *bare*; the *floor*, which emits the same spans by hand; OpenTelemetry's own
+instrumentation (*contrib*, whose spans are fewer and differ); and *ours*. ``--rounds`` and ``--messages``
+set how long it takes.
 """
 
 import argparse
