@@ -20,7 +20,7 @@ def handle(
     """Do the work of one order, then pass it on; returning is the acknowledgement."""
     order = json.loads(body)
     time.sleep(order["engraving"])
-    persistent = pika.BasicProperties(  # type: ignore[no-untyped-call]
+    persistent = pika.BasicProperties(
         message_id=properties.message_id, delivery_mode=pika.DeliveryMode.Persistent.value
     )
     channel.basic_publish("", queue("payments"), body, persistent, mandatory=True)

@@ -13,7 +13,7 @@ import otel_waybill as waybill
 
 # Small numbers, so that the story fits into half a minute.
 breaker = waybill.CircuitBreaker(
-    "gateway", window=1.5, minimum_calls=4, failure_rate=0.5, open_for=1.2, open_ceiling=4.0, probes=1
+    "gateway", window=2.0, minimum_calls=4, failure_rate=0.5, open_for=1.2, open_ceiling=4.0, probes=1
 )
 policy = waybill.Policy(
     retry=waybill.Retry(attempts=8, backoff=waybill.Backoff(first=0.7, ceiling=3.0, jitter="none")),

@@ -27,6 +27,7 @@ _FULL: Final = "━"
 # Half columns make short spans and close starts distinguishable: (left half, right half).
 _HALVES: Final = ("╸", "╺")
 _LINES: Final = {Kind.BACKOFF: "·", Kind.HELD: "╍"}
+_RARE: Final = (Kind.FAILED, Kind.WORK, Kind.HALF_OPEN, Kind.CLOSED)
 _STATES: Final = {"closed": "green", "open": "bold red", "half-open": "bold yellow"}
 _OUTCOMES: Final = {"handled": ("✓", "green"), "retried": ("↻", "yellow"), "parked": ("■", "bold red")}
 
@@ -151,7 +152,8 @@ def _left(milliseconds: float | None) -> Text:
 
 def _bar(row: Row, axis: Axis, colour: str) -> Text:
     halves: list[Kind | None] = [None] * (axis.columns * 2)
-    for stretch in row.stretches:
+    # The longest first: what is short must not disappear under it.
+    for stretch in sorted(row.stretches, key=lambda stretch: stretch.start - stretch.end):
         first, last = axis.span(stretch.start, stretch.end)
         halves[first:last] = [stretch.kind] * (last - first)
     bar = Text()
@@ -165,20 +167,15 @@ def _bar(row: Row, axis: Axis, colour: str) -> Text:
 
 
 def _cell(left: Kind | None, right: Kind | None, colour: str) -> tuple[str, str]:
-    kind = left or right
-    if kind is None:
+    kinds = [kind for kind in (left, right) if kind is not None]
+    if not kinds:
         return " ", ""
-    solid = {Kind.WORK, Kind.FAILED}
-    if right in solid:
-        # Of two kinds in one column, work is what must not disappear.
-        kind = right
+    # Of two kinds in one column, the one that is easily overlooked is shown.
+    kind = next((kind for kind in _RARE if kind in kinds), kinds[0])
     if kind in _LINES:
         return _LINES[kind], _style(kind, colour)
-    if right is None or (right != kind and right not in solid):
-        return _HALVES[0], _style(kind, colour)
-    if left is None:
-        return _HALVES[1], _style(kind, colour)
-    return _FULL, _style(kind, colour)
+    glyph = _HALVES[right is not None] if len(kinds) == 1 else _FULL
+    return glyph, _style(kind, colour)
 
 
 def _style(kind: Kind, colour: str) -> str:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -46,6 +47,9 @@ def launcher() -> str:
     found = shutil.which(name, path=Path(sys.executable).parent) or shutil.which(name)
     if found is None:
         msg = f"{name} is not installed beside {sys.executable}; run the demo with: nox -s demo"
+        raise DemoError(msg)
+    if not entry_points(group="opentelemetry_configurator"):
+        msg = "opentelemetry-distro is not installed, without which the launcher sets up no SDK"
         raise DemoError(msg)
     return found
 

@@ -247,7 +247,7 @@ def _breakers(happened: Sequence[Change], start: float, end: float) -> list[Row]
             Stretch(Kind(state), since, until)
             for state, since, until in zip(states, moments, moments[1:], strict=False)
         )
-        note = f"opened {states.count('open')}x, now {states[-1]}"
+        note = f"opened {states.count('open')} times, now {states[-1]}"
         rows.append(Row(service="breaker", label=name, note=note, stretches=stretches))
     return rows
 

@@ -2,12 +2,13 @@
 
 from itertools import pairwise
 
-import synthetic
 from hypothesis import given
 from hypothesis import strategies as st
 from stage.picture import paint
 from stage.spans import CONSUMER, PRODUCER, Span, by_trace, changes, orphans, request_id
 from stage.waterfall import Axis, Kind, Row, chart, overview
+
+from unit.demo import synthetic
 
 SERVICES = ("shop", "orders", "payments", "mail")
 DESTINATIONS = (
