@@ -20,6 +20,7 @@ from otel_waybill.errors import (
 from otel_waybill.instrumentation import instrument, uninstrument
 from otel_waybill.policy import Policy
 from otel_waybill.resilience.breaker import CircuitBreaker
+from otel_waybill.telemetry.hooks import Hooks, Message
 
 __all__ = [
     "AioPikaInstrumentor",
@@ -27,8 +28,10 @@ __all__ = [
     "CircuitBreaker",
     "CircuitOpen",
     "DeadlineExceeded",
+    "Hooks",
     "InvalidPolicy",
     "InvalidRequest",
+    "Message",
     "Outcome",
     "PikaInstrumentor",
     "Policy",

@@ -74,6 +74,8 @@ MESSAGING_OPERATION_NAME: Final = "messaging.operation.name"
 MESSAGING_OPERATION_TYPE: Final = "messaging.operation.type"
 MESSAGING_DESTINATION_NAME: Final = "messaging.destination.name"
 MESSAGING_DESTINATION_ANONYMOUS: Final = "messaging.destination.anonymous"
+MESSAGING_DESTINATION_TEMPORARY: Final = "messaging.destination.temporary"
+MESSAGING_DESTINATION_TEMPLATE: Final = "messaging.destination.template"
 MESSAGING_MESSAGE_ID: Final = "messaging.message.id"
 MESSAGING_CONVERSATION_ID: Final = "messaging.message.conversation_id"
 MESSAGING_ROUTING_KEY: Final = "messaging.rabbitmq.destination.routing_key"
@@ -85,6 +87,34 @@ NETWORK_PEER_ADDRESS: Final = "network.peer.address"
 NETWORK_PEER_PORT: Final = "network.peer.port"
 ERROR_TYPE: Final = "error.type"
 
+# Not in the conventions: the pattern is that of the Java instrumentation.
+HEADER_ATTRIBUTE_PREFIX: Final = "messaging.header."
+
+# Keys of conventions before 1.17, which OTEL_SEMCONV_STABILITY_OPT_IN=messaging/dup adds.
+LEGACY_DESTINATION: Final = "messaging.destination"
+LEGACY_OPERATION: Final = "messaging.operation"
+LEGACY_TEMPORARY: Final = "messaging.temp_destination"
+LEGACY_CONVERSATION_ID: Final = "messaging.conversation_id"
+LEGACY_PEER_NAME: Final = "net.peer.name"
+LEGACY_PEER_PORT: Final = "net.peer.port"
+
+# Metrics of the conventions.
+METRIC_OPERATION_DURATION: Final = "messaging.client.operation.duration"
+METRIC_PROCESS_DURATION: Final = "messaging.process.duration"
+METRIC_SENT: Final = "messaging.client.sent.messages"
+METRIC_CONSUMED: Final = "messaging.client.consumed.messages"
+
+# Metrics of ours.
+METRIC_OUTCOMES: Final = "waybill.deliveries"
+METRIC_ATTEMPTS: Final = "waybill.attempts"
+METRIC_REMAINING: Final = "waybill.deadline.remaining"
+METRIC_HELD: Final = "waybill.deliveries.held"
+METRIC_RUNNING: Final = "waybill.deliveries.running"
+METRIC_CONFIRM_DURATION: Final = "waybill.confirm.duration"
+METRIC_UNCONFIRMED: Final = "waybill.copies.unconfirmed"
+METRIC_BREAKER_STATE: Final = "waybill.breaker.state"
+METRIC_HEADERS_INVALID: Final = "waybill.headers.invalid"
+
 # Our own attributes and span events.
 ATTEMPT: Final = "waybill.attempt"
 OUTCOME: Final = "waybill.outcome"
@@ -92,6 +122,8 @@ REASON: Final = "waybill.reason"
 REQUEST_ID: Final = "waybill.request_id"
 DEADLINE_REMAINING: Final = "waybill.deadline_remaining_ms"
 DELAY: Final = "waybill.delay_ms"
+QUEUE: Final = "waybill.queue"
+HEADER: Final = "waybill.header"
 HELD: Final = "waybill.held_ms"
 BREAKER_NAME: Final = "waybill.breaker.name"
 BREAKER_STATE: Final = "waybill.breaker.state"
@@ -100,3 +132,8 @@ EVENT_BREAKER: Final = "waybill.breaker"
 
 # Environment.
 ENV_SETTLE_SPANS: Final = "OTEL_WAYBILL_SETTLE_SPANS"
+ENV_METRICS: Final = "OTEL_WAYBILL_METRICS"
+ENV_PARENT: Final = "OTEL_WAYBILL_PARENT"
+ENV_CAPTURE_HEADERS: Final = "OTEL_WAYBILL_CAPTURE_HEADERS"
+ENV_STABILITY: Final = "OTEL_SEMCONV_STABILITY_OPT_IN"
+ENV_EXCEPTIONS: Final = "OTEL_SEMCONV_EXCEPTION_SIGNAL_OPT_IN"

@@ -70,3 +70,8 @@ class Outcome:
     reason: Reason | None = None
     delay: float | None = None
     error: BaseException | None = None
+
+    @property
+    def final(self) -> bool:
+        """Whether the message has come to its end: handled or parked."""
+        return self.result in {Result.HANDLED, Result.PARKED}

@@ -17,10 +17,40 @@ class BreakerChanged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """A delivery waits, unacknowledged and uncounted, because a breaker refused it."""
+    """A delivery begins to wait, unacknowledged and uncounted, because a breaker refused it."""
 
     queue: str | None
     breaker: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Released:
+    """A delivery that was held waits no longer: it runs, is parked, or is gone."""
+
+    queue: str | None
+    breaker: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStarted:
+    """A handler is about to be called; *remaining* seconds are left of the deadline, None without one."""
+
+    queue: str | None
+    remaining: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunEnded:
+    """A handler has returned, raised or been stopped."""
+
+    queue: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confirmed:
+    """A copy is confirmed and routed, *seconds* after it was first sent."""
+
+    queue: str | None
     seconds: float
 
 
@@ -48,7 +78,17 @@ class HeadersInvalid:
     names: tuple[str, ...]
 
 
-Event = BreakerChanged | Held | Unconfirmed | Ended | HeadersInvalid
+Event = (
+    BreakerChanged
+    | Held
+    | Released
+    | RunStarted
+    | RunEnded
+    | Confirmed
+    | Unconfirmed
+    | Ended
+    | HeadersInvalid
+)
 
 
 class Sink(Protocol):

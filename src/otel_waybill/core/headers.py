@@ -52,6 +52,11 @@ def without_ours(headers: Headers | None) -> dict[str, object]:
     return {key: value for key, value in headers.items() if not _starts(key, names.HEADER_PREFIX)}
 
 
+def ours(headers: Headers) -> dict[str, object]:
+    """Return what of *headers* is ours."""
+    return {key: value for key, value in headers.items() if _starts(key, names.HEADER_PREFIX)}
+
+
 def for_copy(headers: Headers) -> dict[str, object]:
     """Return a copy of *headers* that is fit to be published again.
 

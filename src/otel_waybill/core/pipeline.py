@@ -142,7 +142,7 @@ class Execution:
             if self.due is not None:
                 # Wake up when the deadline passes, so that what cannot run is parked in time.
                 wait = min(wait, max(0.0, self.due - now.monotonic))
-            held = Held(queue=self._delivery.queue, breaker=self._breaker.name, seconds=wait)
+            held = Held(queue=self._delivery.queue, breaker=self._breaker.name)
             return Step(Wait(seconds=wait), (*events, held))
         self._permit = admission.permit
         return Step(self._run(now), events)

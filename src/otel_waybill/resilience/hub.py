@@ -14,23 +14,23 @@ from otel_waybill.core.rules import require
 from otel_waybill.guard import harmless
 
 _lock: Final = threading.Lock()
-_sinks: Final[list[Sink]] = []
+_sinks: Final[dict[Sink, int]] = {}  # how many asked for each
 _breakers: Final[WeakValueDictionary[str, object]] = WeakValueDictionary()
 _sinking: Final = harmless("telling a sink of an event")
 
 
 def add(sink: Sink) -> None:
-    """Let *sink* hear every event from now on; adding it twice is the same as once."""
+    """Let *sink* hear every event, once however often it is added, until it is removed as often."""
     with _lock:
-        if sink not in _sinks:
-            _sinks.append(sink)
+        _sinks[sink] = _sinks.get(sink, 0) + 1
 
 
 def remove(sink: Sink) -> None:
-    """Let *sink* hear nothing more; unknown ones are ignored."""
+    """Take back one ``add`` of *sink*; unknown ones are ignored."""
     with _lock:
-        if sink in _sinks:
-            _sinks.remove(sink)
+        count = _sinks.pop(sink, 0)
+        if count > 1:
+            _sinks[sink] = count - 1
 
 
 def emit(event: Event) -> None:

@@ -17,6 +17,7 @@ from opentelemetry.trace import SpanKind
 from otel_waybill import names
 
 Value: TypeAlias = str | int | bool
+Attribute: TypeAlias = Value | tuple[str, ...]
 
 _SYSTEM: Final = "rabbitmq"
 _DEFAULT_EXCHANGE: Final = "amq.default"
@@ -55,11 +56,22 @@ class Destination(NamedTuple):
         name: ``messaging.destination.name``.
         routing_key: of the message; empty when there is none.
         anonymous: whether a part of the name was generated, so that it says nothing and has no bound.
+        temporary: whether the queue goes with its consumer; only where the client tells.
+        template: what the program calls all destinations of this kind, see ``Hooks``.
     """
 
     name: str
     routing_key: str
     anonymous: bool
+    temporary: bool = False
+    template: str | None = None
+
+    @property
+    def shown(self) -> str | None:
+        """What spans and metrics are grouped by: nothing that has no bound."""
+        if self.template is not None:
+            return self.template
+        return None if self.anonymous or self.temporary else self.name
 
 
 class Operation(NamedTuple):
@@ -82,17 +94,18 @@ class Shape(NamedTuple):
     """What all spans of one operation on one destination of one broker have in common.
 
     Attributes:
+        operation: what is done.
         name: of the span.
-        kind: of the span.
         fixed: attributes that are the same for every message; see ``attributes``.
-        measured: attributes for metrics, low in cardinality: no generated destination, no message. The
-            histogram ``messaging.client.operation.duration`` wants ``messaging.operation.type`` besides.
+        measured: attributes for metrics, low in cardinality: no generated destination, no message.
+        timed: the same for the histogram of this operation's duration.
     """
 
+    operation: Operation
     name: str
-    kind: SpanKind
     fixed: Mapping[str, Value]
     measured: Mapping[str, Value]
+    timed: Mapping[str, Value]
 
     def attributes(
         self,
@@ -101,7 +114,7 @@ class Shape(NamedTuple):
         conversation_id: object = None,
         delivery_tag: int | None = None,
         batch: int | None = None,
-    ) -> dict[str, Value]:
+    ) -> dict[str, Attribute]:
         """Return a new dict of attributes, ready for the start of a span, where samplers see them.
 
         Args:
@@ -110,7 +123,7 @@ class Shape(NamedTuple):
             delivery_tag: of a delivery or a settlement.
             batch: how many messages, only where the call could take several (``multiple``).
         """
-        attributes = dict(self.fixed)
+        attributes: dict[str, Attribute] = dict(self.fixed)
         if message_id and isinstance(message_id, str):
             attributes[names.MESSAGING_MESSAGE_ID] = message_id
         if conversation_id and isinstance(conversation_id, str):
@@ -124,7 +137,11 @@ class Shape(NamedTuple):
 
 @lru_cache(_REMEMBERED)
 def shape(
-    operation: Operation, destination: Destination | None = None, endpoint: Endpoint | None = None
+    operation: Operation,
+    destination: Destination | None = None,
+    endpoint: Endpoint | None = None,
+    *,
+    legacy: bool = False,
 ) -> Shape:
     """Return name, kind and lasting attributes of the spans of *operation*.
 
@@ -132,10 +149,9 @@ def shape(
         operation: one of the constants of this module.
         destination: None when it is not known, as for the ack of a delivery nobody saw.
         endpoint: None when the connection does not tell.
+        legacy: whether to add the keys of the conventions before 1.17.
     """
-    name, routing_key, anonymous = destination or (None, "", False)
     address, port, peer_address, peer_port = endpoint or (None, None, None, None)
-    settles = operation.type == "settle"
     # Processing is the program's own work: no network is involved.
     local = operation.type == "process"
     common = {
@@ -146,16 +162,21 @@ def shape(
     }
     fixed = common | {
         names.MESSAGING_OPERATION_TYPE: operation.type,
-        names.MESSAGING_DESTINATION_NAME: name,
-        names.MESSAGING_DESTINATION_ANONYMOUS: True if anonymous and not settles else None,
-        names.MESSAGING_ROUTING_KEY: None if settles else routing_key or None,
         names.NETWORK_PEER_ADDRESS: None if local else peer_address,
         names.NETWORK_PEER_PORT: None if local else peer_port,
     }
-    measured = common | {names.MESSAGING_DESTINATION_NAME: None if anonymous else name}
-    return Shape(
-        _span_name(operation, destination, endpoint), operation.kind, _known(fixed), _known(measured)
-    )
+    measured: dict[str, Value | None] = dict(common)
+    if destination is not None:
+        fixed |= _described(destination, settles=operation.type == "settle")
+        key = (
+            names.MESSAGING_DESTINATION_TEMPLATE if destination.template else names.MESSAGING_DESTINATION_NAME
+        )
+        measured[key] = destination.shown
+    if legacy:
+        fixed |= _legacy(operation, destination, endpoint)
+    timed = measured if local else measured | {names.MESSAGING_OPERATION_TYPE: operation.type}
+    name = _span_name(operation, destination, endpoint)
+    return Shape(operation, name, _known(fixed), _known(measured), _known(timed))
 
 
 @lru_cache(_REMEMBERED)
@@ -211,10 +232,36 @@ def _known(attributes: Mapping[str, Value | None]) -> Mapping[str, Value]:
     return MappingProxyType({key: value for key, value in attributes.items() if value is not None})
 
 
+def _described(destination: Destination, *, settles: bool) -> dict[str, Value | None]:
+    """Return the attributes that describe *destination*; a settlement has fewer of them."""
+    described: dict[str, Value | None] = {
+        names.MESSAGING_DESTINATION_NAME: destination.name,
+        names.MESSAGING_DESTINATION_TEMPLATE: destination.template,
+    }
+    if not settles:
+        described[names.MESSAGING_DESTINATION_ANONYMOUS] = destination.anonymous or None
+        described[names.MESSAGING_DESTINATION_TEMPORARY] = destination.temporary or None
+        described[names.MESSAGING_ROUTING_KEY] = destination.routing_key or None
+    return described
+
+
+def _legacy(
+    operation: Operation, destination: Destination | None, endpoint: Endpoint | None
+) -> dict[str, Value | None]:
+    temporary = destination is not None and (destination.anonymous or destination.temporary)
+    return {
+        names.LEGACY_OPERATION: operation.name,
+        names.LEGACY_DESTINATION: None if destination is None else destination.name,
+        names.LEGACY_TEMPORARY: temporary or None,
+        names.LEGACY_PEER_NAME: None if endpoint is None else endpoint.address,
+        names.LEGACY_PEER_PORT: None if endpoint is None else endpoint.port,
+    }
+
+
 def _span_name(operation: Operation, destination: Destination | None, endpoint: Endpoint | None) -> str:
     """Return ``{operation} {destination}``, without what has no bound: names are what people group by."""
     if destination is not None:
-        return operation.name if destination.anonymous else f"{operation.name} {destination.name}"
+        return operation.name if destination.shown is None else f"{operation.name} {destination.shown}"
     if endpoint is None:
         return operation.name
     host = endpoint.address if endpoint.port is None else f"{endpoint.address}:{endpoint.port}"

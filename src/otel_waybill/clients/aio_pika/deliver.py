@@ -22,8 +22,9 @@ from otel_waybill.core.delivery import Outcome
 from otel_waybill.guard import harmless
 from otel_waybill.patching import argument, passthrough, replaced
 from otel_waybill.resilience.guarded import Guarded, Handler, Terms
-from otel_waybill.telemetry.recorder import Recorder, Scope
-from otel_waybill.telemetry.semconv import PROCESS, consume_destination, shape
+from otel_waybill.telemetry.hooks import Message
+from otel_waybill.telemetry.recorder import Recorder, Work
+from otel_waybill.telemetry.semconv import PROCESS
 
 Callback = Callable[[IncomingMessage], Awaitable[object]]
 
@@ -56,7 +57,7 @@ async def consume(
         underlay = await queue.channel.get_underlay_channel()
         await _prepare(underlay, queue.name, terms)
     if not consumer.pulled:
-        delivering = _delivering(handler, terms, queue.name, acknowledges=consumer.acknowledges)
+        delivering = _delivering(handler, terms, queue, acknowledges=consumer.acknowledges)
         args, kwargs = replaced(args, kwargs, 0, "callback", delivering)
     tag = await wrapped(*args, **kwargs)
     underlay = await queue.channel.get_underlay_channel()
@@ -99,43 +100,42 @@ async def run(terms: Terms, queue: str | None, message: IncomingMessage, handler
     return await Guard(terms, handler, name, message).drive()
 
 
-def _delivering(handler: Handler, terms: Terms | None, queue: str, *, acknowledges: bool) -> Callback:
+def _delivering(handler: Handler, terms: Terms | None, queue: Queue, *, acknowledges: bool) -> Callback:
     """Return what to give to aio-pika in place of *handler*, sync or async, as which it is called."""
     callback: Callback = ensure_awaitable(handler)
     if terms is not None:
 
         async def guarded(message: IncomingMessage) -> None:
-            await Guard(terms, callback, queue, message).drive()
+            await Guard(terms, callback, queue.name, message).drive()
 
         return guarded
 
     async def traced(message: IncomingMessage) -> object:
-        recorder, scope = live.recorder(), None
+        recorder, work = live.recorder(), None
         if not recorder.silent:
             with _tracing:
-                scope = _scope(recorder, message, queue, acknowledges=acknowledges)
-        if scope is None:
+                work = _work(recorder, message, queue, acknowledges=acknowledges)
+        if work is None:
             return await callback(message)
-        with scope:
+        with work:
             return await callback(message)
 
     return traced
 
 
-def _scope(recorder: Recorder, message: IncomingMessage, queue: str, *, acknowledges: bool) -> Scope:
-    arrival = arrive(delivery(message, queue), ambient(), silent=False)
+def _work(recorder: Recorder, message: IncomingMessage, queue: Queue, *, acknowledges: bool) -> Work:
+    arrival = arrive(delivery(message, queue.name), ambient(), recorder)
     channel, facts = channel_of(message), arrival.delivery
-    destination = consume_destination(facts.exchange, facts.routing_key, queue)
-    if acknowledges and message.delivery_tag is not None:
-        recent.add(channel, message.delivery_tag, destination)
-    processing = shape(PROCESS, destination, endpoint(channel))
-    attributes = processing.attributes(
-        message_id=message.message_id,
-        conversation_id=message.correlation_id,
-        delivery_tag=message.delivery_tag,
+    about = Message(
+        facts.exchange, facts.routing_key, queue.name, message, message.body, message.delivery_tag
     )
-    span = recorder.start(processing, attributes, arrival.context, arrival.links)
-    return Scope(span, entered(inherited(arrival.waybill, arrival.received), arrival.context))
+    if acknowledges:
+        recent.add(channel, about)
+    context = entered(inherited(arrival.waybill, arrival.received), arrival.context)
+    temporary = queue.exclusive or queue.auto_delete
+    return recorder.start(
+        PROCESS, about, endpoint(channel), context, links=arrival.links, temporary=temporary
+    )
 
 
 async def _prepare(channel: AbstractChannel, queue: str, terms: Terms) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 from aio_pika.exceptions import AMQPException, ChannelInvalidStateError, MessageProcessError
 from aio_pika.message import IncomingMessage
-from opentelemetry.trace import INVALID_SPAN, Span
 
 from otel_waybill.clients.aio_pika import live
 from otel_waybill.clients.aio_pika.copies import copies
@@ -35,8 +34,8 @@ from otel_waybill.errors import Unconfirmed
 from otel_waybill.patching import passthrough
 from otel_waybill.resilience.aio import drive
 from otel_waybill.resilience.guarded import Handler, Terms
-from otel_waybill.telemetry.recorder import finish
-from otel_waybill.telemetry.semconv import ACK, NACK, PROCESS, Operation, consume_destination, shape
+from otel_waybill.telemetry.hooks import Message
+from otel_waybill.telemetry.semconv import ACK, NACK, Operation
 
 # What a settlement meets on a channel that is gone, or when the program has settled in another way: there
 # is nothing to add then, and the broker hands out again what it has no ack for.
@@ -48,9 +47,7 @@ class Guard:
 
     def __init__(self, terms: Terms, handler: Handler, queue: str, message: IncomingMessage) -> None:
         recorder = live.recorder()
-        arrival = arrive(
-            delivery(message, queue), ambient(), silent=recorder.silent, max_deadline=terms.spec.max_deadline
-        )
+        arrival = arrive(delivery(message, queue), ambient(), recorder, max_deadline=terms.spec.max_deadline)
         self.execution = execution(terms, arrival)
         self._terms = terms
         self._handler = handler
@@ -58,19 +55,16 @@ class Guard:
         self._channel = channel_of(message)
         self._original = original(message, arrival.waybill)
         self._copy: asyncio.Task[Published] | None = None
-        self._endpoint = endpoint(self._channel)
         hop = arrival.waybill.hop or arrival.delivery
-        destination = consume_destination(hop.exchange, hop.routing_key, queue)
         self._tag = message.delivery_tag or 0
-        self._journal = Journal(
-            recorder, arrival, self.execution, shape(PROCESS, destination, self._endpoint), self._tag
-        )
+        about = Message(hop.exchange, hop.routing_key, queue, message, message.body, self._tag)
+        self._journal = Journal(recorder, arrival, self.execution, about, endpoint(self._channel))
         self._cancelled = False
         self.double: GuardedMessage | None = None
         self.settled: Settled | None = None
         self.outcome: Outcome | None = None
         ledgers.of(self._channel)[self._tag] = self
-        recent.add(self._channel, self._tag, destination)
+        recent.add(self._channel, about)
 
     @property
     def started(self) -> bool:
@@ -124,16 +118,17 @@ class Guard:
         """Send the copy, unless it is still on its way, and wait for its fate."""
         if self._channel.is_closed:
             return Gone()
-        span: Span = INVALID_SPAN
+        work = None
         if self._copy is None or self._copy.done():
-            span, headers = self._journal.departure(copy, self._endpoint)
+            work, headers = self._journal.departure(copy)
             self._copy = copies(self._channel.connection).publish(
                 copy.exchange, copy.routing_key, self._message.body, copied(self._message, headers)
             )
         timeout = self._terms.spec.confirm_timeout
         await asyncio.wait({self._copy}, timeout=timeout)
         fate = self._copy.result() if self._copy.done() else Published(f"no confirm within {timeout:g} s")
-        finish(span, None if fate.error is None else Unconfirmed(fate.error))
+        if work is not None:
+            work.finish(None if fate.error is None else Unconfirmed(fate.error))
         return self._unless_gone(fate)
 
     async def settle(self, verdict: Ack | GiveBack | Leave) -> None:

@@ -5,6 +5,8 @@ from copy import copy
 from typing import TYPE_CHECKING, cast
 
 from aio_pika.exchange import Exchange
+from aiormq.abc import DeliveredMessage
+from aiormq.exceptions import PublishError
 from opentelemetry import context as otel
 
 from otel_waybill.clients.aio_pika import live
@@ -13,12 +15,13 @@ from otel_waybill.clients.shared.departure import departing
 from otel_waybill.context import check_publish
 from otel_waybill.guard import harmless
 from otel_waybill.patching import argument, passthrough, replaced
-from otel_waybill.telemetry.recorder import Current, Recorder, Scope
-from otel_waybill.telemetry.semconv import PUBLISH, publish_destination, shape
+from otel_waybill.telemetry.hooks import Message
+from otel_waybill.telemetry.recorder import Recorder, Work
+from otel_waybill.telemetry.semconv import PUBLISH
 
 if TYPE_CHECKING:
     from aio_pika.abc import HeadersType
-    from aio_pika.message import Message
+    from aio_pika.message import Message as AioMessage
 
 _Call = tuple[tuple[object, ...], dict[str, object]]
 
@@ -37,27 +40,33 @@ async def publish(
         DeadlineExceeded: inside a request block whose deadline has passed; nothing is published.
     """
     check_publish()
-    recorder, scope = live.recorder(), None
+    recorder, work = live.recorder(), None
     if not recorder.silent:
         with _tracing:
-            scope, (args, kwargs) = _traced(recorder, exchange, args, kwargs)
-    if scope is None:
+            work, (args, kwargs) = _traced(recorder, exchange, args, kwargs)
+    if work is None:
         return await wrapped(*args, **kwargs)
-    with scope, passthrough():
-        return await wrapped(*args, **kwargs)
+    with work, passthrough():
+        result = await wrapped(*args, **kwargs)
+        if isinstance(result, DeliveredMessage):
+            # On a channel that does not raise for it, a message that nobody can route comes back like this.
+            work.fail(PublishError(result, result.delivery))
+        return result
 
 
 def _traced(
     recorder: Recorder, exchange: Exchange, args: tuple[object, ...], kwargs: dict[str, object]
-) -> tuple[Scope, _Call]:
-    message: Message = argument(args, kwargs, 0, "message")
-    destination = publish_destination(exchange.name, argument(args, kwargs, 1, "routing_key"))
-    publishing = shape(PUBLISH, destination, endpoint_of(exchange.channel))
-    attributes = publishing.attributes(message_id=message.message_id, conversation_id=message.correlation_id)
-    context = otel.get_current()
-    span = recorder.start(publishing, attributes, context)
-    with Current(span, context) as sending:
+) -> tuple[Work, _Call]:
+    message: AioMessage = argument(args, kwargs, 0, "message")
+    about = Message(
+        exchange=exchange.name,
+        routing_key=argument(args, kwargs, 1, "routing_key"),
+        properties=message,
+        body=message.body,
+    )
+    work = recorder.start(PUBLISH, about, endpoint_of(exchange.channel), otel.get_current())
+    with work.current() as sending:
         headers = departing(message.headers, sending)
     outgoing = copy(message)
     outgoing.headers = cast("HeadersType", headers)
-    return Scope(span, context), replaced(args, kwargs, 0, "message", outgoing)
+    return work, replaced(args, kwargs, 0, "message", outgoing)

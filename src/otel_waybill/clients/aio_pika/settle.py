@@ -14,8 +14,7 @@ from otel_waybill.clients.shared.ledger import Ledgers, Recent
 from otel_waybill.core.verdicts import Settled
 from otel_waybill.guard import harmless
 from otel_waybill.patching import Wrapper
-from otel_waybill.telemetry.recorder import Scope
-from otel_waybill.telemetry.semconv import ACK, NACK, REJECT, Operation, shape
+from otel_waybill.telemetry.semconv import ACK, NACK, REJECT, Operation
 
 if TYPE_CHECKING:
     from otel_waybill.clients.aio_pika.enforce import Guard
@@ -30,17 +29,16 @@ _tracing = harmless("tracing a settlement")
 
 async def send(operation: Operation, message: IncomingMessage, call: Call) -> None:
     """Settle *message* by *call*, in a span of *operation* if those are wanted."""
-    recorder, scope = live.recorder(), None
-    if recorder.settle_spans and message.delivery_tag is not None:
+    recorder, work = live.recorder(), None
+    if recorder.settings.settle_spans and message.delivery_tag is not None:
         with _tracing:
-            context, channel = otel.get_current(), channel_of(message)
-            settling = shape(operation, recent.take(channel, message.delivery_tag), endpoint(channel))
-            attributes = settling.attributes(delivery_tag=message.delivery_tag)
-            scope = Scope(recorder.start(settling, attributes, context), context)
-    if scope is None:
+            channel = channel_of(message)
+            about = recent.take(channel, message.delivery_tag)
+            work = recorder.start(operation, about, endpoint(channel), otel.get_current())
+    if work is None:
         await call()
     else:
-        with scope:
+        with work:
             await call()
 
 

@@ -19,8 +19,9 @@ from otel_waybill.core.delivery import Outcome
 from otel_waybill.guard import harmless
 from otel_waybill.patching import argument, passthrough, replaced
 from otel_waybill.resilience.guarded import Guarded, Handler, Terms
-from otel_waybill.telemetry.recorder import Recorder, Scope
-from otel_waybill.telemetry.semconv import PROCESS, consume_destination, shape
+from otel_waybill.telemetry.hooks import Message
+from otel_waybill.telemetry.recorder import Recorder, Work
+from otel_waybill.telemetry.semconv import PROCESS
 
 _tracing = harmless("tracing a delivery")
 _prefetch: WeakKeyDictionary[Channel, int] = WeakKeyDictionary()
@@ -44,30 +45,31 @@ class Delivering:
             pushed = Pushed(channel, method, properties, body)
             Guard(self._terms, self.__wrapped__, self._queue, pushed).drive()
             return None
-        recorder, scope = live.recorder(), None
+        recorder, work = live.recorder(), None
         if not recorder.silent:
             with _tracing:
-                scope = self._scope(recorder, channel._impl, method, properties)
-        if scope is None:
+                work = self._work(recorder, channel._impl, method, properties, body)
+        if work is None:
             return self.__wrapped__(channel, method, properties, body)
-        with scope:
+        with work:
             return self.__wrapped__(channel, method, properties, body)
 
-    def _scope(
-        self, recorder: Recorder, channel: Channel, method: Basic.Deliver, properties: BasicProperties
-    ) -> Scope:
-        arrival = arrive(delivery(method, properties, self._queue), otel.get_current(), silent=False)
-        destination = consume_destination(method.exchange, method.routing_key, self._queue)
-        if self._acknowledges:
-            settle.recent.add(channel, method.delivery_tag, destination)
-        processing = shape(PROCESS, destination, endpoint(channel))
-        attributes = processing.attributes(
-            message_id=properties.message_id,
-            conversation_id=properties.correlation_id,
-            delivery_tag=method.delivery_tag,
+    def _work(
+        self,
+        recorder: Recorder,
+        channel: Channel,
+        method: Basic.Deliver,
+        properties: BasicProperties,
+        body: bytes,
+    ) -> Work:
+        arrival = arrive(delivery(method, properties, self._queue), otel.get_current(), recorder)
+        message = Message(
+            method.exchange, method.routing_key, self._queue, properties, body, method.delivery_tag
         )
-        span = recorder.start(processing, attributes, arrival.context, arrival.links)
-        return Scope(span, entered(inherited(arrival.waybill, arrival.received), arrival.context))
+        if self._acknowledges:
+            settle.recent.add(channel, message)
+        context = entered(inherited(arrival.waybill, arrival.received), arrival.context)
+        return recorder.start(PROCESS, message, endpoint(channel), context, links=arrival.links)
 
 
 def basic_consume(

@@ -4,7 +4,6 @@ import contextlib
 from functools import partial
 
 from opentelemetry import context as otel
-from opentelemetry.trace import INVALID_SPAN, Span
 from pika.exceptions import AMQPError
 
 from otel_waybill.clients.pika import live
@@ -35,8 +34,8 @@ from otel_waybill.patching import passthrough
 from otel_waybill.resilience.callbacks import drive
 from otel_waybill.resilience.guarded import Handler, Terms
 from otel_waybill.resilience.port import Answer
-from otel_waybill.telemetry.recorder import finish
-from otel_waybill.telemetry.semconv import ACK, NACK, PROCESS, Operation, consume_destination, shape
+from otel_waybill.telemetry.hooks import Message
+from otel_waybill.telemetry.semconv import ACK, NACK, Operation
 
 
 class Guard:
@@ -48,7 +47,7 @@ class Guard:
         arrival = arrive(
             delivery(method, properties, queue),
             otel.get_current(),
-            silent=recorder.silent,
+            recorder,
             max_deadline=terms.spec.max_deadline,
         )
         self.execution = execution(terms, arrival)
@@ -60,17 +59,16 @@ class Guard:
         self._body = body
         self._method, self._properties = original(method, properties, arrival.waybill)
         self._copy: Copy | None = None
-        self._endpoint = endpoint(channel._impl)
-        destination = consume_destination(self._method.exchange, self._method.routing_key, queue)
-        self._journal = Journal(
-            recorder, arrival, self.execution, shape(PROCESS, destination, self._endpoint), self._tag
+        message = Message(
+            self._method.exchange, self._method.routing_key, queue, self._properties, body, self._tag
         )
+        self._journal = Journal(recorder, arrival, self.execution, message, endpoint(channel._impl))
         self._later: Answer | None = None
         self.started = False
         self.settled: Settled | None = None
         self.outcome: Outcome | None = None
         ledgers.of(channel._impl)[self._tag] = self
-        recent.add(channel._impl, self._tag, destination)
+        recent.add(channel._impl, message)
 
     def drive(self) -> None:
         """Start; the delivery then goes its way by callbacks."""
@@ -116,20 +114,22 @@ class Guard:
         if not self._channel.is_open:
             answer(Gone())
             return
-        span: Span = INVALID_SPAN
+        work = None
         if self._copy is None or self._copy.fate is not None:
-            span, headers = self._journal.departure(copy, self._endpoint)
+            work, headers = self._journal.departure(copy)
             properties = copied(self._wire, headers)
             try:
                 ours = copies(self._channel.connection)
             except AMQPError as error:
-                finish(span, error)
+                if work is not None:
+                    work.finish(error)
                 answer(self._unless_gone(Published(f"no channel for copies: {error!r}")))
                 return
             self._copy = ours.publish(copy.exchange, copy.routing_key, self._body, properties)
 
         def told(fate: Published) -> None:
-            finish(span, None if fate.error is None else Unconfirmed(fate.error))
+            if work is not None:
+                work.finish(None if fate.error is None else Unconfirmed(fate.error))
             answer(self._unless_gone(fate))
 
         self._copy.await_fate(told, self._terms.spec.confirm_timeout)

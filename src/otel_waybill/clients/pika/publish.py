@@ -12,8 +12,9 @@ from otel_waybill.clients.shared.departure import departing
 from otel_waybill.context import check_publish
 from otel_waybill.guard import harmless
 from otel_waybill.patching import argument, passthrough, replaced
-from otel_waybill.telemetry.recorder import Current, Recorder, Scope
-from otel_waybill.telemetry.semconv import PUBLISH, publish_destination, shape
+from otel_waybill.telemetry.hooks import Message
+from otel_waybill.telemetry.recorder import Recorder, Work
+from otel_waybill.telemetry.semconv import PUBLISH
 
 _Call = tuple[tuple[object, ...], dict[str, object]]
 
@@ -29,30 +30,30 @@ def basic_publish(
         DeadlineExceeded: inside a request block whose deadline has passed; nothing is published.
     """
     check_publish()
-    recorder, scope = live.recorder(), None
+    recorder, work = live.recorder(), None
     if not recorder.silent:
         with _tracing:
-            scope, (args, kwargs) = _traced(recorder, channel, args, kwargs)
-    if scope is None:
+            work, (args, kwargs) = _traced(recorder, channel, args, kwargs)
+    if work is None:
         return wrapped(*args, **kwargs)
     # BlockingChannel publishes through Channel: one call, one span.
-    with scope, passthrough():
+    with work, passthrough():
         return wrapped(*args, **kwargs)
 
 
 def _traced(
     recorder: Recorder, channel: AnyChannel, args: tuple[object, ...], kwargs: dict[str, object]
-) -> tuple[Scope, _Call]:
-    exchange, routing_key = argument(args, kwargs, 0, "exchange"), argument(args, kwargs, 1, "routing_key")
+) -> tuple[Work, _Call]:
     properties = argument(args, kwargs, 3, "properties") or BasicProperties()
-    publishing = shape(PUBLISH, publish_destination(exchange, routing_key), endpoint(underlying(channel)))
-    attributes = publishing.attributes(
-        message_id=properties.message_id, conversation_id=properties.correlation_id
+    message = Message(
+        exchange=argument(args, kwargs, 0, "exchange"),
+        routing_key=argument(args, kwargs, 1, "routing_key"),
+        properties=properties,
+        body=argument(args, kwargs, 2, "body"),
     )
-    context = otel.get_current()
-    span = recorder.start(publishing, attributes, context)
-    with Current(span, context) as sending:
+    work = recorder.start(PUBLISH, message, endpoint(underlying(channel)), otel.get_current())
+    with work.current() as sending:
         headers = departing(properties.headers, sending)
     outgoing = copy(properties)
     outgoing.headers = headers
-    return Scope(span, context), replaced(args, kwargs, 3, "properties", outgoing)
+    return work, replaced(args, kwargs, 3, "properties", outgoing)

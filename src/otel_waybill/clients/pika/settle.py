@@ -16,8 +16,7 @@ from otel_waybill.clients.shared.ledger import Ledgers, Recent
 from otel_waybill.core.verdicts import Settled
 from otel_waybill.guard import harmless
 from otel_waybill.patching import Proxy, argument, passthrough
-from otel_waybill.telemetry.recorder import Scope
-from otel_waybill.telemetry.semconv import ACK, NACK, REJECT, Operation, shape
+from otel_waybill.telemetry.semconv import ACK, NACK, REJECT, Operation
 
 if TYPE_CHECKING:
     from otel_waybill.clients.pika.enforce import Guard
@@ -32,17 +31,15 @@ _tracing = harmless("tracing a settlement")
 
 def send(operation: Operation, channel: Channel, tag: int, call: Call) -> None:
     """Settle by *call*, in a span of *operation* if those are wanted."""
-    recorder, scope = live.recorder(), None
-    if recorder.settle_spans:
+    recorder, work = live.recorder(), None
+    if recorder.settings.settle_spans:
         with _tracing:
-            context = otel.get_current()
-            settling = shape(operation, recent.take(channel, tag), endpoint(channel))
-            attributes = settling.attributes(delivery_tag=tag)
-            scope = Scope(recorder.start(settling, attributes, context), context)
-    if scope is None:
+            message = recent.take(channel, tag)
+            work = recorder.start(operation, message, endpoint(channel), otel.get_current())
+    if work is None:
         call()
     else:
-        with scope:
+        with work:
             call()
 
 

@@ -9,6 +9,7 @@ from opentelemetry.trace import SpanContext
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from otel_waybill import names
+from otel_waybill.config import Parent
 from otel_waybill.context import cleared
 from otel_waybill.core.delivery import Delivery, Instant
 from otel_waybill.core.events import HeadersInvalid
@@ -18,6 +19,7 @@ from otel_waybill.resilience import hub
 from otel_waybill.resilience.clock import instant
 from otel_waybill.resilience.guarded import Terms
 from otel_waybill.telemetry import carrier
+from otel_waybill.telemetry.recorder import Recorder
 
 _traceparent = TraceContextTextMapPropagator()
 
@@ -40,24 +42,26 @@ class Arrival(NamedTuple):
     links: tuple[SpanContext, ...]
 
 
-def arrive(delivery: Delivery, ambient: Context, *, silent: bool, max_deadline: float = 86_400.0) -> Arrival:
+def arrive(
+    delivery: Delivery, ambient: Context, recorder: Recorder, *, max_deadline: float = 86_400.0
+) -> Arrival:
     """Decode *delivery*; whatever it holds, this does not raise.
 
     Args:
         delivery: as the client read it.
         ambient: the context to extract into.
-        silent: whether to leave its trace and baggage alone.
+        recorder: says whether to look at its trace and baggage at all, and whose child its span is.
         max_deadline: seconds; a deadline further away is shortened to it.
     """
     received = instant()
     base = cleared(ambient)
-    context = base if silent else carrier.extract(delivery.headers, base)
-    carried = {} if silent else baggage.get_all(context)
+    context = base if recorder.silent else carrier.extract(delivery.headers, base)
+    carried = {} if recorder.silent else baggage.get_all(context)
     waybill, invalid = decode(delivery, carried, now=received.wall, max_deadline=max_deadline)
     if invalid:
         hub.emit(HeadersInvalid(queue=delivery.queue, names=invalid))
-    links = () if silent else _links(delivery, waybill, base, context)
-    return Arrival(delivery, waybill, received, context, links)
+    links = () if recorder.silent else _links(delivery, waybill, base, context)
+    return Arrival(delivery, waybill, received, _parented(recorder.settings.parent, base, context), links)
 
 
 def execution(terms: Terms, arrival: Arrival) -> Execution:
@@ -70,6 +74,14 @@ def execution(terms: Terms, arrival: Arrival) -> Execution:
         identity=lambda: str(uuid.uuid4()),
         breaker=terms.breaker,
     )
+
+
+def _parented(choice: Parent, ambient: Context, context: Context) -> Context:
+    """Return *context*, baggage and all, with the span in it that *choice* makes the parent."""
+    around = trace.get_current_span(ambient)
+    if choice == "link" or (choice == "ambient" and around.get_span_context().is_valid):
+        return trace.set_span_in_context(around, context)
+    return context
 
 
 def _links(

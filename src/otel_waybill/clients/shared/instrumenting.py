@@ -3,27 +3,44 @@
 import logging
 import os
 from collections.abc import Mapping
+from functools import lru_cache
 from importlib.metadata import version
 from typing import TypedDict
 
+from opentelemetry import metrics, trace
+from opentelemetry._logs import LoggerProvider, get_logger
 from opentelemetry.instrumentation.dependencies import get_dependency_conflicts
+from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
-from otel_waybill.clients.shared.live import Live, recorder
+from otel_waybill import names
+from otel_waybill.clients.shared.live import Live
 from otel_waybill.clients.shared.policies import Policies
 from otel_waybill.config import Settings
 from otel_waybill.patching import PatchSet
 from otel_waybill.resilience.guarded import Terms
+from otel_waybill.telemetry.hooks import ContribHook, Hook, Hooks
+from otel_waybill.telemetry.meters import Meters
+from otel_waybill.telemetry.recorder import Recorder
 
 _log = logging.getLogger("otel_waybill")
 
 
 class Options(TypedDict, total=False):
-    """The keywords that an instrumentor understands; under the launcher it gets none of them."""
+    """The keywords that an instrumentor understands; under the launcher it gets none of them.
+
+    The three hooks by themselves are what OpenTelemetry's own instrumentations take; they add to *hooks*.
+    """
 
     tracer_provider: TracerProvider | None
+    meter_provider: MeterProvider | None
+    logger_provider: LoggerProvider | None
     terms: Mapping[str, Terms]
     settings: Settings
+    hooks: Hooks | None
+    publish_hook: Hook | ContribHook | None
+    consume_hook: Hook | ContribHook | None
+    settle_hook: Hook | ContribHook | None
 
 
 def switch_on(live: Live, patches: PatchSet, requirement: str, options: Options) -> None:
@@ -38,8 +55,7 @@ def switch_on(live: Live, patches: PatchSet, requirement: str, options: Options)
     name, *_ = requirement.split()
     if get_dependency_conflicts([requirement]) is not None:
         _log.warning("otel-waybill is proven on %s, this is %s %s", requirement, name, version(name))
-    settings = options.get("settings") or Settings.from_env(os.environ)
-    live.on(recorder(options.get("tracer_provider"), settings), Policies(options.get("terms")))
+    live.on(_recorder(options), Policies(options.get("terms")))
     patches.apply()
 
 
@@ -47,3 +63,38 @@ def switch_off(live: Live, patches: PatchSet) -> None:
     """Take it back: the identical methods, and silence on channels that are open."""
     patches.restore()
     live.off()
+
+
+def _recorder(options: Options) -> Recorder:
+    settings = options.get("settings") or Settings.from_env(os.environ)
+    ours = version(names.DISTRIBUTION)
+    tracer = trace.get_tracer(
+        names.DISTRIBUTION, ours, options.get("tracer_provider"), schema_url=names.SCHEMA_URL
+    )
+    logger = None
+    if settings.exceptions != "events":
+        logger = get_logger(
+            names.DISTRIBUTION, ours, options.get("logger_provider"), schema_url=names.SCHEMA_URL
+        )
+    meters = (
+        _meters(options.get("meter_provider") or metrics.get_meter_provider()) if settings.metrics else None
+    )
+    return Recorder(tracer, settings, meters=meters, logger=logger, hooks=_hooks(options))
+
+
+@lru_cache(maxsize=4)
+def _meters(provider: MeterProvider) -> Meters:
+    """Return the one set of instruments of *provider*: what clients share is counted once."""
+    ours = version(names.DISTRIBUTION)
+    return Meters(provider.get_meter(names.DISTRIBUTION, ours, schema_url=names.SCHEMA_URL))
+
+
+def _hooks(options: Options) -> Hooks:
+    given = options.get("hooks") or Hooks()
+    return Hooks(
+        publish=options.get("publish_hook") or given.publish,
+        consume=options.get("consume_hook") or given.consume,
+        settle=options.get("settle_hook") or given.settle,
+        destination_template=given.destination_template,
+        redact=given.redact,
+    )

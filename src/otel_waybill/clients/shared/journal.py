@@ -6,10 +6,10 @@ already; what happens then gets a short span of its own.
 """
 
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
-from opentelemetry.context import Context
-from opentelemetry.trace import INVALID_SPAN, Span
+from opentelemetry.context import Context, get_current
+from opentelemetry.trace import INVALID_SPAN
 
 from otel_waybill import names
 from otel_waybill.clients.shared.arrival import Arrival
@@ -17,14 +17,19 @@ from otel_waybill.clients.shared.departure import departing, traceparent
 from otel_waybill.context import Running, entered
 from otel_waybill.core.delivery import Outcome, Result
 from otel_waybill.core.events import BreakerChanged, Event
+from otel_waybill.core.headers import ours
 from otel_waybill.core.pipeline import Execution
 from otel_waybill.core.verdicts import Republish, Run
 from otel_waybill.guard import harmless
 from otel_waybill.resilience import hub
-from otel_waybill.telemetry.recorder import Current, Recorder, fail, finish
-from otel_waybill.telemetry.semconv import PUBLISH, Endpoint, Shape, Value, publish_destination, shape
+from otel_waybill.telemetry.hooks import Message
+from otel_waybill.telemetry.recorder import Current, Recorder, Work
+from otel_waybill.telemetry.semconv import PROCESS, PUBLISH, Attribute, Endpoint
 
 _opening = harmless("starting a process span")
+
+_SHORTEST_HOLD = 0.001
+"""Seconds below which a delivery was not held, only handed on."""
 
 
 class Journal:
@@ -35,91 +40,100 @@ class Journal:
         recorder: Recorder,
         arrival: Arrival,
         execution: Execution,
-        shape: Shape,
-        delivery_tag: int | None,
+        message: Message,
+        endpoint: Endpoint | None,
     ) -> None:
-        """Record what *execution* does with *arrival*."""
+        """Record what *execution* does with *arrival*, which is *message* to telemetry."""
         self._recorder = recorder
         self._arrival = arrival
         self._execution = execution
-        self._shape = shape
-        self._tag = delivery_tag
-        self._span: Span = INVALID_SPAN
-        self._failed = False
-        self._early: list[Event] | None = []  # None once there has been a span
+        self._message = message
+        self._endpoint = endpoint
+        self._work: Work | None = None
+        self._counted = False
+        self._early: list[Event] = []
 
     def open(self, run: Run | None = None) -> None:
         """Start the process span of *run*, or of a refusal (None), which is part of what is open already."""
         links = self._arrival.links
-        if self._span is not INVALID_SPAN:
+        if self._work is not None:
             if run is None:
                 return
             # The delivery was held and runs again: one attempt, one span.
-            links = (*links, self._span.get_span_context())
-            self._finish(Result.RETRIED)
+            links = (*links, self._work.span.get_span_context())
+            self._finish(self._work, Result.RETRIED)
         with _opening:
-            attributes = self._shape.attributes(
-                message_id=self._arrival.delivery.message_id, delivery_tag=self._tag
+            self._work = self._recorder.start(
+                PROCESS,
+                self._message,
+                self._endpoint,
+                self._arrival.context,
+                links=links,
+                more=self._facts(run),
             )
-            attributes |= self._facts(run)
-            self._span = self._recorder.start(self._shape, attributes, self._arrival.context, links)
-        early, self._early = self._early or (), None
+            self._work.counted = not self._counted
+            self._counted = True
+        early, self._early = self._early, []
         for event in early:
             self.emit(event)
 
     def current(self, run: Run | None = None) -> AbstractContextManager[Context]:
         """Return a block in which the span is current, and the waybill of *run* with it."""
         state = Running(waybill=self._execution.waybill, due=None if run is None else run.due)
-        return Current(self._span, entered(state, self._arrival.context))
+        context = entered(state, self._arrival.context)
+        return Current(INVALID_SPAN if self._work is None else self._work.span, context)
 
     def error(self, error: BaseException) -> None:
-        """Note that the attempt failed with *error*; the first error of a span is its error."""
-        if not self._failed:
-            self._failed = True
-            fail(self._span, error)
+        """Note that the attempt failed with *error*."""
+        if self._work is not None:
+            self._work.fail(error)
 
     def emit(self, event: Event) -> None:
         """Tell every sink of *event*, with the span current.
 
-        The change of a breaker that lets the first attempt in waits for the span of that attempt, which is
-        started next.
+        The change of a breaker that lets an attempt in waits for the span of that attempt, which is started
+        next.
         """
-        if self._early is not None and isinstance(event, BreakerChanged):
+        if self._work is None and isinstance(event, BreakerChanged):
             self._early.append(event)
             return
-        with Current(self._span, self._arrival.context):
+        with nullcontext() if self._work is None else self._work.current():
             hub.emit(event)
 
-    def departure(self, copy: Republish, endpoint: Endpoint | None) -> tuple[Span, dict[str, object]]:
+    def departure(self, copy: Republish) -> tuple[Work | None, dict[str, object]]:
         """Return a started publish span for *copy*, and the headers to send it with."""
         self.open()
-        if self._recorder.silent:
-            return INVALID_SPAN, dict(copy.headers)
-        with self.current() as context:
-            leaving = shape(PUBLISH, publish_destination(copy.exchange, copy.routing_key), endpoint)
-            attributes = leaving.attributes(message_id=self._arrival.delivery.message_id)
-            attributes |= _delay(copy.outcome)
-            span = self._recorder.start(leaving, attributes, context)
-        with Current(span, entered(Running(waybill=copy.waybill), self._arrival.context)) as context:
-            headers = dict(copy.headers) | departing(copy.headers, context)
-        previous = traceparent(self._span)
-        return span, headers if previous is None else headers | {names.HEADER_PREVIOUS: previous}
+        if self._recorder.silent or self._work is None:
+            return None, dict(copy.headers)
+        about = self._message._replace(
+            exchange=copy.exchange, routing_key=copy.routing_key, delivery_tag=None
+        )
+        with self.current():
+            more = _delay(copy.outcome)
+            work = self._recorder.start(PUBLISH, about, self._endpoint, get_current(), more=more)
+        sending = entered(Running(waybill=copy.waybill), self._arrival.context)
+        with work.current(sending) as context:
+            headers = departing(copy.headers, context) | ours(copy.headers)
+        previous = traceparent(self._work.span)
+        return work, headers if previous is None else headers | {names.HEADER_PREVIOUS: previous}
 
     def close(self, outcome: Outcome) -> None:
         """End the span with what became of the delivery."""
+        if self._work is None:
+            return
         if outcome.reason is not None:
-            self._span.set_attribute(names.REASON, str(outcome.reason))
+            self._work.span.set_attribute(names.REASON, str(outcome.reason))
         if outcome.error is not None:
-            self.error(outcome.error)
-        self._finish(outcome.result)
+            self._work.fail(outcome.error)
+        self._finish(self._work, outcome.result)
 
-    def _finish(self, result: Result) -> None:
-        self._span.set_attribute(names.OUTCOME, str(result))
-        finish(self._span)
-        self._span, self._failed = INVALID_SPAN, False
+    def _finish(self, work: Work, result: Result) -> None:
+        work.span.set_attribute(names.OUTCOME, str(result))
+        work.finish()
+        self._work = None
 
-    def _facts(self, run: Run | None) -> dict[str, Value]:
-        facts: dict[str, Value] = {names.ATTEMPT: self._execution.waybill.attempt}
+    def _facts(self, run: Run | None) -> dict[str, Attribute]:
+        facts: dict[str, Attribute] = {names.ATTEMPT: self._execution.waybill.attempt}
         if self._execution.waybill.request_id is not None:
             facts[names.REQUEST_ID] = self._execution.waybill.request_id
         remaining = self._execution.remaining(time.monotonic())
@@ -130,9 +144,5 @@ class Journal:
         return facts
 
 
-_SHORTEST_HOLD = 0.001
-"""Seconds below which a delivery was not held, only handed on."""
-
-
-def _delay(outcome: Outcome) -> dict[str, Value]:
+def _delay(outcome: Outcome) -> dict[str, Attribute]:
     return {} if outcome.delay is None else {names.DELAY: round(outcome.delay * 1000)}

@@ -8,7 +8,7 @@ from typing import Generic, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
 from otel_waybill.core.verdicts import Settled
-from otel_waybill.telemetry.semconv import Destination
+from otel_waybill.telemetry.hooks import Message
 
 
 class Entry(Protocol):
@@ -55,21 +55,24 @@ class Ledgers(Generic[E]):
 class Recent:
     """What the deliveries of each channel were about, for as long as they may still be settled.
 
-    Bounded by the channel and by number: a program that never settles costs no more than that.
+    Without their bodies, and bounded by the channel and by number: a program that never settles costs no
+    more than that.
     """
 
     _MOST = 1024
 
     def __init__(self) -> None:
-        self._by_channel: WeakKeyDictionary[object, dict[int, Destination]] = WeakKeyDictionary()
+        self._by_channel: WeakKeyDictionary[object, dict[int, Message]] = WeakKeyDictionary()
 
-    def add(self, channel: object, tag: int, destination: Destination) -> None:
-        """Remember where the delivery with *tag* came from."""
+    def add(self, channel: object, message: Message) -> None:
+        """Remember what was delivered."""
+        if message.delivery_tag is None:
+            return
         known = self._by_channel.setdefault(channel, {})
         if len(known) >= self._MOST:
             del known[next(iter(known))]
-        known[tag] = destination
+        known[message.delivery_tag] = message._replace(properties=None, body=None)
 
-    def take(self, channel: object, tag: int) -> Destination | None:
+    def take(self, channel: object, tag: int) -> Message:
         """Return what is known of *tag*, once."""
-        return self._by_channel.get(channel, {}).pop(tag, None)
+        return self._by_channel.get(channel, {}).pop(tag, None) or Message(delivery_tag=tag)

@@ -1,0 +1,114 @@
+"""The metrics of the conventions, and our own of what policies do."""
+
+from opentelemetry.metrics import Histogram, Meter
+
+from otel_waybill import names
+from otel_waybill.core.events import (
+    BreakerChanged,
+    Confirmed,
+    Ended,
+    Event,
+    HeadersInvalid,
+    Held,
+    Released,
+    RunEnded,
+    RunStarted,
+    Unconfirmed,
+)
+from otel_waybill.telemetry.semconv import Shape, Value
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
+"""The buckets that the conventions ask for."""
+_LEFT = (0, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)
+_RUNS = (1, 2, 3, 4, 5, 7, 10, 15, 20)
+_STATES = {"closed": 0, "half-open": 1, "open": 2}
+
+
+class Meters:
+    """The instruments of one meter provider; also a sink of events."""
+
+    def __init__(self, meter: Meter) -> None:
+        """Create the instruments of *meter*."""
+
+        def seconds(name: str, description: str, buckets: tuple[float, ...] = _SECONDS) -> Histogram:
+            return meter.create_histogram(name, "s", description, explicit_bucket_boundaries_advisory=buckets)
+
+        self._operation = seconds(names.METRIC_OPERATION_DURATION, "Duration of publish, receive and settle.")
+        self._process = seconds(names.METRIC_PROCESS_DURATION, "Duration of processing a message.")
+        self._sent = meter.create_counter(names.METRIC_SENT, "{message}", "Messages that were to be sent.")
+        self._consumed = meter.create_counter(names.METRIC_CONSUMED, "{message}", "Messages delivered.")
+        self._outcomes = meter.create_counter(
+            names.METRIC_OUTCOMES, "{delivery}", "Deliveries under a policy, by what became of them."
+        )
+        self._attempts = meter.create_histogram(
+            names.METRIC_ATTEMPTS,
+            "{attempt}",
+            "Runs that a message took until it was handled or parked.",
+            explicit_bucket_boundaries_advisory=_RUNS,
+        )
+        self._remaining = seconds(
+            names.METRIC_REMAINING, "Time left until the deadline when a run starts.", _LEFT
+        )
+        self._held = meter.create_up_down_counter(
+            names.METRIC_HELD, "{delivery}", "Deliveries that wait unacknowledged for a breaker."
+        )
+        self._running = meter.create_up_down_counter(
+            names.METRIC_RUNNING, "{delivery}", "Deliveries whose handler runs."
+        )
+        self._confirm = seconds(names.METRIC_CONFIRM_DURATION, "Time until the broker confirmed a copy.")
+        self._unconfirmed = meter.create_counter(
+            names.METRIC_UNCONFIRMED,
+            "{copy}",
+            "Copies that were not confirmed and routed, and are tried again.",
+        )
+        self._invalid = meter.create_counter(
+            names.METRIC_HEADERS_INVALID, "{header}", "Facts that arrived malformed and were read as absent."
+        )
+        self._breaker = meter.create_gauge(
+            names.METRIC_BREAKER_STATE, "{state}", "State of a breaker: 0 closed, 1 half-open, 2 open."
+        )
+
+    def record(self, known: Shape, seconds: float, error: str | None, *, counted: bool) -> None:
+        """Measure one operation of *seconds*, failed with *error* if any; *counted* if it consumes."""
+        failure: dict[str, Value] = {} if error is None else {names.ERROR_TYPE: error}
+        kind = known.operation.type
+        (self._process if kind == "process" else self._operation).record(seconds, {**known.timed, **failure})
+        if kind == "send":
+            self._sent.add(1, {**known.measured, **failure})
+        elif kind != "settle" and counted:
+            self._consumed.add(1, {**known.measured, **failure})
+
+    def __call__(self, event: Event) -> None:  # noqa: PLR0912, C901 - one branch for each kind of event
+        """Measure what policies do."""
+        match event:
+            case RunStarted(queue=queue, remaining=remaining):
+                self._running.add(1, _of(queue))
+                if remaining is not None:
+                    self._remaining.record(remaining, _of(queue))
+            case RunEnded(queue=queue):
+                self._running.add(-1, _of(queue))
+            case Held(queue=queue, breaker=breaker):
+                self._held.add(1, _of(queue) | {names.BREAKER_NAME: breaker})
+            case Released(queue=queue, breaker=breaker):
+                self._held.add(-1, _of(queue) | {names.BREAKER_NAME: breaker})
+            case Confirmed(queue=queue, seconds=seconds):
+                self._confirm.record(seconds, _of(queue))
+            case Unconfirmed(queue=queue):
+                self._unconfirmed.add(1, _of(queue))
+            case Ended(queue=queue, outcome=outcome):
+                attributes = _of(queue) | {names.OUTCOME: str(outcome.result)}
+                if outcome.reason is not None:
+                    attributes[names.REASON] = str(outcome.reason)
+                self._outcomes.add(1, attributes)
+                if outcome.final:
+                    self._attempts.record(outcome.attempt, attributes)
+            case HeadersInvalid(queue=queue, names=malformed):
+                for name in malformed:
+                    self._invalid.add(1, _of(queue) | {names.HEADER: name})
+            case BreakerChanged(breaker=breaker, after=after):
+                self._breaker.set(_STATES[after], {names.BREAKER_NAME: breaker})
+
+
+def _of(queue: str | None) -> dict[str, Value]:
+    """Return the attribute that names *queue*: those under a policy are named by people, so there are few."""
+    return {} if queue is None else {names.QUEUE: queue}
