@@ -79,6 +79,7 @@ class Recorder:
         links: Iterable[SpanContext] = (),
         temporary: bool = False,
         more: Mapping[str, Attribute] | None = None,
+        since: float | None = None,
     ) -> "Work":
         """Start to record *operation* under the span of *context*.
 
@@ -90,6 +91,7 @@ class Recorder:
             links: span contexts to link; invalid ones are left out.
             temporary: whether the queue goes with its consumer.
             more: attributes of the caller's own.
+            since: ``time.perf_counter()`` at which it began, if that was before now.
         """
         known = self._shape(operation, message, endpoint, temporary=temporary)
         properties = message.properties
@@ -108,12 +110,13 @@ class Recorder:
             kind=operation.kind,
             attributes=attributes,
             links=[Link(linked) for linked in links if linked.is_valid],
+            start_time=None if since is None else _moment(since),
         )
         hook = self._hook_of[operation.type]
         if hook is not None and span.is_recording():
             with _hooking:
                 hook(span, message)
-        return Work(self, span, known, context)
+        return Work(self, span, known, context, since)
 
     def _shape(
         self, operation: Operation, message: Message, endpoint: Endpoint | None, *, temporary: bool
@@ -155,7 +158,9 @@ class Work:
 
     _token: object
 
-    def __init__(self, recorder: Recorder, span: Span, known: Shape, context: Context) -> None:
+    def __init__(
+        self, recorder: Recorder, span: Span, known: Shape, context: Context, since: float | None
+    ) -> None:
         self.span = span
         self.counted = True
         """Whether a delivery counts as consumed here, and not somewhere else already."""
@@ -163,7 +168,7 @@ class Work:
         self._shape = known
         self._context = context
         self._error: BaseException | None = None
-        self._started = time.perf_counter()
+        self._started = time.perf_counter() if since is None else since
 
     def __enter__(self) -> Self:
         self._token = otel.attach(trace.set_span_in_context(self.span, self._context))
@@ -248,6 +253,11 @@ def breaker_on_span(event: Event) -> None:
             names.BREAKER_STATE: event.after,
         }
         trace.get_current_span().add_event(names.EVENT_BREAKER, attributes)
+
+
+def _moment(since: float) -> int:
+    """Return Unix time in nanoseconds at ``time.perf_counter()`` *since*."""
+    return time.time_ns() - round((time.perf_counter() - since) * 1e9)
 
 
 def _described(error: BaseException) -> str | None:

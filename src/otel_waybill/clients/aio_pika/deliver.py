@@ -95,7 +95,7 @@ async def run(terms: Terms, queue: str | None, message: IncomingMessage, handler
     """
     channel = channel_of(message)
     consumed = _queues.get(channel, {}).get(message.consumer_tag or "")
-    name = known_queue(queue or consumed)
+    name = known_queue(queue or consumed or recent.queue(channel, message.delivery_tag))
     await _prepare(channel, name, terms)
     return await Guard(terms, handler, name, message).drive()
 
@@ -130,7 +130,7 @@ def _work(recorder: Recorder, message: IncomingMessage, queue: Queue, *, acknowl
         facts.exchange, facts.routing_key, queue.name, message, message.body, message.delivery_tag
     )
     if acknowledges:
-        recent.add(channel, about)
+        recent.note(channel, about)
     context = entered(inherited(arrival.waybill, arrival.received), arrival.context)
     temporary = queue.exclusive or queue.auto_delete
     return recorder.start(

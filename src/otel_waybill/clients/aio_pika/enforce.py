@@ -10,6 +10,7 @@ from aio_pika.message import IncomingMessage
 
 from otel_waybill.clients.aio_pika import live
 from otel_waybill.clients.aio_pika.copies import copies
+from otel_waybill.clients.aio_pika.pull import take
 from otel_waybill.clients.aio_pika.read import ambient, channel_of, copied, delivery, endpoint, original
 from otel_waybill.clients.aio_pika.settle import Call, GuardedMessage, ledgers, mark_processed, recent, send
 from otel_waybill.clients.shared.arrival import arrive, execution
@@ -58,13 +59,20 @@ class Guard:
         hop = arrival.waybill.hop or arrival.delivery
         self._tag = message.delivery_tag or 0
         about = Message(hop.exchange, hop.routing_key, queue, message, message.body, self._tag)
-        self._journal = Journal(recorder, arrival, self.execution, about, endpoint(self._channel))
+        self._journal = Journal(
+            recorder,
+            arrival,
+            self.execution,
+            about,
+            endpoint(self._channel),
+            counted=take(message) is not None,
+        )
         self._cancelled = False
         self.double: GuardedMessage | None = None
         self.settled: Settled | None = None
         self.outcome: Outcome | None = None
         ledgers.of(self._channel)[self._tag] = self
-        recent.add(self._channel, about)
+        recent.note(self._channel, about)
 
     @property
     def started(self) -> bool:

@@ -33,7 +33,7 @@ async def send(operation: Operation, message: IncomingMessage, call: Call) -> No
     if recorder.settings.settle_spans and message.delivery_tag is not None:
         with _tracing:
             channel = channel_of(message)
-            about = recent.take(channel, message.delivery_tag)
+            about = recent.about(channel, message.delivery_tag)
             work = recorder.start(operation, about, endpoint(channel), otel.get_current())
     if work is None:
         await call()

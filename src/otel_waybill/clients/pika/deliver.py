@@ -67,7 +67,7 @@ class Delivering:
             method.exchange, method.routing_key, self._queue, properties, body, method.delivery_tag
         )
         if self._acknowledges:
-            settle.recent.add(channel, message)
+            settle.recent.note(channel, message)
         context = entered(inherited(arrival.waybill, arrival.received), arrival.context)
         return recorder.start(PROCESS, message, endpoint(channel), context, links=arrival.links)
 

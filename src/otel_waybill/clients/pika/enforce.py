@@ -68,7 +68,7 @@ class Guard:
         self.settled: Settled | None = None
         self.outcome: Outcome | None = None
         ledgers.of(channel._impl)[self._tag] = self
-        recent.add(channel._impl, message)
+        recent.note(channel._impl, message)
 
     def drive(self) -> None:
         """Start; the delivery then goes its way by callbacks."""

@@ -34,7 +34,7 @@ def send(operation: Operation, channel: Channel, tag: int, call: Call) -> None:
     recorder, work = live.recorder(), None
     if recorder.settings.settle_spans:
         with _tracing:
-            message = recent.take(channel, tag)
+            message = recent.about(channel, tag)
             work = recorder.start(operation, message, endpoint(channel), otel.get_current())
     if work is None:
         call()

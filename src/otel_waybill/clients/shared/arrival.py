@@ -32,13 +32,15 @@ class Arrival(NamedTuple):
         waybill: what it says.
         received: when.
         context: the context that it continues, with its baggage.
-        links: the span contexts that a span of it should be linked to.
+        origin: the span contexts of what made it and what tried it before.
+        links: those to which the span of its processing is linked: the origin, and what merely is around.
     """
 
     delivery: Delivery
     waybill: Waybill
     received: Instant
     context: Context
+    origin: tuple[SpanContext, ...]
     links: tuple[SpanContext, ...]
 
 
@@ -60,8 +62,11 @@ def arrive(
     waybill, invalid = decode(delivery, carried, now=received.wall, max_deadline=max_deadline)
     if invalid:
         hub.emit(HeadersInvalid(queue=delivery.queue, names=invalid))
-    links = () if recorder.silent else _links(delivery, waybill, base, context)
-    return Arrival(delivery, waybill, received, _parented(recorder.settings.parent, base, context), links)
+    if recorder.silent:
+        return Arrival(delivery, waybill, received, context, (), ())
+    origin = _origin(delivery, waybill, context)
+    parented, around = _parented(recorder.settings.parent, base, context)
+    return Arrival(delivery, waybill, received, parented, origin, (*origin, *around))
 
 
 def execution(terms: Terms, arrival: Arrival) -> Execution:
@@ -76,23 +81,22 @@ def execution(terms: Terms, arrival: Arrival) -> Execution:
     )
 
 
-def _parented(choice: Parent, ambient: Context, context: Context) -> Context:
-    """Return *context*, baggage and all, with the span in it that *choice* makes the parent."""
+def _parented(choice: Parent, ambient: Context, context: Context) -> tuple[Context, tuple[SpanContext, ...]]:
+    """Return *context*, baggage and all, with the parent that *choice* makes it; and what else to link."""
     around = trace.get_current_span(ambient)
-    if choice == "link" or (choice == "ambient" and around.get_span_context().is_valid):
-        return trace.set_span_in_context(around, context)
-    return context
+    identity = around.get_span_context()
+    if choice == "link" or (choice == "ambient" and identity.is_valid):
+        return trace.set_span_in_context(around, context), ()
+    if identity == trace.get_current_span(context).get_span_context():
+        return context, ()  # the message brought no trace
+    return context, (identity,)
 
 
-def _links(
-    delivery: Delivery, waybill: Waybill, ambient: Context, context: Context
-) -> tuple[SpanContext, ...]:
-    """Return what made the message, what tried it before, and what merely happens to be around."""
-    around = trace.get_current_span(ambient).get_span_context()
+def _origin(delivery: Delivery, waybill: Waybill, context: Context) -> tuple[SpanContext, ...]:
     if waybill.hop is not None:
-        return (_parsed(waybill.hop.creation), _parsed(waybill.hop.previous), around)
+        return (_parsed(waybill.hop.creation), _parsed(waybill.hop.previous))
     if names.HEADER_TRACEPARENT in delivery.headers:
-        return (trace.get_current_span(context).get_span_context(), around)
+        return (trace.get_current_span(context).get_span_context(),)
     return ()
 
 

@@ -35,22 +35,27 @@ _SHORTEST_HOLD = 0.001
 class Journal:
     """Records one delivery under a policy."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what one delivery is, each part by its name
         self,
         recorder: Recorder,
         arrival: Arrival,
         execution: Execution,
         message: Message,
         endpoint: Endpoint | None,
+        *,
+        counted: bool = False,
     ) -> None:
-        """Record what *execution* does with *arrival*, which is *message* to telemetry."""
+        """Record what *execution* does with *arrival*, which is *message* to telemetry.
+
+        It counts as consumed once, and not here if it is *counted* already.
+        """
         self._recorder = recorder
         self._arrival = arrival
         self._execution = execution
         self._message = message
         self._endpoint = endpoint
         self._work: Work | None = None
-        self._counted = False
+        self._counted = counted
         self._early: list[Event] = []
 
     def open(self, run: Run | None = None) -> None:

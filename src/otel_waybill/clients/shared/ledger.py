@@ -24,6 +24,7 @@ class Entry(Protocol):
 
 
 E = TypeVar("E", bound=Entry)
+T = TypeVar("T")
 
 
 class Ledger(dict[int, E]):
@@ -52,27 +53,47 @@ class Ledgers(Generic[E]):
         return self._by_channel.get(channel) or None
 
 
-class Recent:
-    """What the deliveries of each channel were about, for as long as they may still be settled.
+class Table(Generic[T]):
+    """Something about each delivery of each channel, by delivery tag, for as long as it may be wanted.
 
-    Without their bodies, and bounded by the channel and by number: a program that never settles costs no
-    more than that.
+    Bounded by the life of the channel and by number: a program that never settles costs no more than that.
     """
 
     _MOST = 1024
 
     def __init__(self) -> None:
-        self._by_channel: WeakKeyDictionary[object, dict[int, Message]] = WeakKeyDictionary()
+        self._by_channel: WeakKeyDictionary[object, dict[int, T]] = WeakKeyDictionary()
 
-    def add(self, channel: object, message: Message) -> None:
-        """Remember what was delivered."""
-        if message.delivery_tag is None:
+    def add(self, channel: object, tag: int | None, value: T) -> None:
+        """Remember *value*; a delivery without a tag cannot be asked for again."""
+        if tag is None:
             return
         known = self._by_channel.setdefault(channel, {})
         if len(known) >= self._MOST:
             del known[next(iter(known))]
-        known[message.delivery_tag] = message._replace(properties=None, body=None)
+        known[tag] = value
 
-    def take(self, channel: object, tag: int) -> Message:
+    def get(self, channel: object, tag: int | None) -> T | None:
+        """Return what is known of *tag*."""
+        return None if tag is None else self._by_channel.get(channel, {}).get(tag)
+
+    def take(self, channel: object, tag: int | None) -> T | None:
         """Return what is known of *tag*, once."""
-        return self._by_channel.get(channel, {}).pop(tag, None) or Message(delivery_tag=tag)
+        return None if tag is None else self._by_channel.get(channel, {}).pop(tag, None)
+
+
+class Recent(Table[Message]):
+    """What each delivery was about, without its body."""
+
+    def note(self, channel: object, message: Message) -> None:
+        """Remember what was delivered."""
+        self.add(channel, message.delivery_tag, message._replace(properties=None, body=None))
+
+    def about(self, channel: object, tag: int) -> Message:
+        """Return what a settlement of *tag* is about, once."""
+        return self.take(channel, tag) or Message(delivery_tag=tag)
+
+    def queue(self, channel: object, tag: int | None) -> str | None:
+        """Return the queue from which *tag* came, if that is known."""
+        known = self.get(channel, tag)
+        return None if known is None else known.queue
