@@ -1,18 +1,21 @@
 """One call that instruments whichever of the clients is installed."""
 
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 
-from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
 from otel_waybill.clients.aio_pika.instrumentor import AioPikaInstrumentor
 from otel_waybill.clients.pika.instrumentor import PikaInstrumentor
+from otel_waybill.clients.shared.policies import Policies
 from otel_waybill.config import Settings
 from otel_waybill.policy import Policy
 from otel_waybill.telemetry.hooks import Hooks
+
+_log = logging.getLogger("otel_waybill")
 
 
 def instrument(
@@ -23,9 +26,11 @@ def instrument(
     settings: Settings | None = None,
     hooks: Hooks | None = None,
 ) -> None:
-    """Instrument pika and aio-pika, whichever are installed; calling it again does nothing.
+    """Instrument pika and aio-pika, whichever are installed.
 
-    Without policies nothing changes for the program but telemetry and headers.
+    Without policies nothing changes for the program but telemetry and headers. Where a client is
+    instrumented already, as under the launcher, it stays as it is; policies that are given take the place
+    of those it had.
 
     Args:
         tracer_provider: where spans go; the global provider by default.
@@ -41,23 +46,36 @@ def instrument(
     chosen = settings or Settings.from_env(os.environ)
     terms = {name: policy.terms for name, policy in (policies or {}).items()}
     for instrumentor in _installed():
-        instrumentor.instrument(
-            tracer_provider=tracer_provider,
-            meter_provider=meter_provider,
-            terms=terms,
-            settings=chosen,
-            hooks=hooks,
-        )
+        if instrumentor.is_instrumented_by_opentelemetry:
+            if policies is not None:
+                instrumentor.live.policies = Policies(terms)
+            continue
+        try:
+            # Its own check would refuse a version outside the range; ours says so and tries.
+            instrumentor.instrument(
+                skip_dep_check=True,
+                tracer_provider=tracer_provider,
+                meter_provider=meter_provider,
+                terms=terms,
+                settings=chosen,
+                hooks=hooks,
+            )
+        except ImportError:
+            _log.exception("otel-waybill cannot instrument this client, and leaves it alone")
 
 
 def uninstrument() -> None:
-    """Take it all back; open channels fall silent, and consumers that are under a policy keep it."""
+    """Take it all back: the methods are the identical ones again, and open channels fall silent.
+
+    Consumers that are under a policy keep it. From then on their handlers must settle, if they do, through
+    the channel or message that they are given.
+    """
     for instrumentor in _installed():
         if instrumentor.is_instrumented_by_opentelemetry:
             instrumentor.uninstrument()
 
 
-def _installed() -> Iterator[BaseInstrumentor]:
+def _installed() -> Iterator[PikaInstrumentor | AioPikaInstrumentor]:
     if find_spec("pika") is not None:
         yield PikaInstrumentor()
     if find_spec("aio_pika") is not None:

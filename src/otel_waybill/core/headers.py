@@ -5,6 +5,7 @@ Reading is total: a value of the wrong type, size, range or encoding is None, ne
 
 import re
 from collections.abc import Mapping
+from copy import deepcopy
 
 from otel_waybill import names
 
@@ -55,6 +56,14 @@ def without_ours(headers: Headers | None) -> dict[str, object]:
 def ours(headers: Headers) -> dict[str, object]:
     """Return what of *headers* is ours."""
     return {key: value for key, value in headers.items() if _starts(key, names.HEADER_PREFIX)}
+
+
+def snapshot(headers: Headers | None) -> dict[str, object]:
+    """Return a copy of *headers* that nobody else can change, tables and arrays in it included."""
+    return {
+        key: deepcopy(value) if isinstance(value, dict | list) else value
+        for key, value in (headers or {}).items()
+    }
 
 
 def for_copy(headers: Headers) -> dict[str, object]:

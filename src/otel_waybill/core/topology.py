@@ -21,6 +21,9 @@ RUNGS: Final = tuple(round(250 * 2 ** (k / 2)) for k in range(28))
 # Half the first rung, in seconds: below this, rounding up would more than double the delay.
 SHORTEST: Final = 0.125
 
+PRECONDITION_FAILED: Final = 406
+"""The reply code of a declaration that differs from what exists (AMQP 0-9-1)."""
+
 _LONGEST_NAME: Final = 255  # bytes, AMQP's limit
 
 Arguments = Mapping[str, str | int]

@@ -112,9 +112,10 @@ class Raised:
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """The handler was stopped from outside: unless it had acknowledged before, its run counts for nothing."""
+    """The work was stopped from outside: unless acknowledged or *copied* before, it counts for nothing."""
 
     settled: Settled | None = None
+    copied: bool = False
 
 
 @dataclass(frozen=True, slots=True)

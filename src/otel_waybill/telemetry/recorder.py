@@ -33,6 +33,7 @@ from otel_waybill.telemetry.semconv import (
 )
 
 _ending = harmless("ending a span")
+_failing = harmless("recording an exception")
 _hooking = harmless("calling a hook")
 _asking = harmless("asking for a destination template")
 _TYPES = ("send", "receive", "process", "settle")
@@ -189,16 +190,17 @@ class Work:
         if self._error is not None:
             return
         self._error = error
-        if self.span.is_recording():
-            self.span.set_attribute(names.ERROR_TYPE, error_type(error))
-            self.span.set_status(Status(StatusCode.ERROR, _described(error)))
-            self._record_exception(error)
+        with _failing:
+            if self.span.is_recording():
+                self.span.set_attribute(names.ERROR_TYPE, error_type(error))
+                self.span.set_status(Status(StatusCode.ERROR, _described(error)))
+                self._record_exception(error)
 
     def finish(self, error: BaseException | None = None) -> None:
         """End it, failed if there is an *error*; a fault in here is ours and harms nobody."""
+        if error is not None:
+            self.fail(error)
         with _ending:
-            if error is not None:
-                self.fail(error)
             seconds = time.perf_counter() - self._started
             self.span.end()
             if self._recorder.meters is not None:
@@ -207,7 +209,7 @@ class Work:
 
     def _record_exception(self, error: BaseException) -> None:
         chosen, logger = self._recorder.settings.exceptions, self._recorder.logger
-        if chosen != "logs":
+        if chosen != "logs" and _described(error) is not None:
             self.span.record_exception(error)
         if chosen != "events" and logger is not None:
             kind = self._shape.operation.type

@@ -1,12 +1,13 @@
 """Copies of deliveries, published on a confirm channel of our own beside the consumer's."""
 
 import asyncio
-from weakref import WeakKeyDictionary, WeakValueDictionary
+from weakref import WeakValueDictionary
 
 from aiormq.abc import AbstractChannel, AbstractConnection
 from aiormq.exceptions import DeliveryError, PublishError
 from pamqp.commands import Basic
 
+from otel_waybill.clients.shared.ledger import Owned
 from otel_waybill.core.verdicts import Published
 
 
@@ -53,12 +54,13 @@ class Copies:
         return Published() if isinstance(result, Basic.Ack) else Published(f"not confirmed: {result!r}")
 
 
-_copies: WeakKeyDictionary[AbstractConnection, Copies] = WeakKeyDictionary()
+_copies: Owned[Copies | None] = Owned("copies", lambda: None)
 
 
 def copies(connection: AbstractConnection) -> Copies:
     """Return the copies of *connection*."""
-    known = _copies.get(connection)
+    known = _copies.seen(connection)
     if known is None:
-        known = _copies[connection] = Copies(connection)
+        known = Copies(connection)
+        _copies.put(connection, known)
     return known

@@ -14,7 +14,7 @@ from otel_waybill.clients.aio_pika import live, topology
 from otel_waybill.clients.aio_pika.copies import copies
 from otel_waybill.clients.aio_pika.enforce import Guard
 from otel_waybill.clients.aio_pika.read import ambient, channel_of, delivery, endpoint
-from otel_waybill.clients.aio_pika.settle import recent
+from otel_waybill.clients.aio_pika.settle import ledgers
 from otel_waybill.clients.shared.arrival import arrive
 from otel_waybill.clients.shared.policies import Consumer, check_prefetch, known_queue
 from otel_waybill.context import entered, inherited
@@ -51,12 +51,12 @@ async def consume(
         arguments=argument(args, kwargs, 3, "arguments"),
         pulled=isinstance(getattr(callback, "__self__", None), QueueIterator),
     )
-    handler, terms = live.policies.bind(callback, consumer)
+    handler, terms, passed = live.policies.bind(callback, consumer)
     if terms is not None:
         await _limit_prefetch(queue, terms)
         underlay = await queue.channel.get_underlay_channel()
         await _prepare(underlay, queue.name, terms)
-    if not consumer.pulled:
+    if not (consumer.pulled or passed):
         delivering = _delivering(handler, terms, queue, acknowledges=consumer.acknowledges)
         args, kwargs = replaced(args, kwargs, 0, "callback", delivering)
     tag = await wrapped(*args, **kwargs)
@@ -95,7 +95,7 @@ async def run(terms: Terms, queue: str | None, message: IncomingMessage, handler
     """
     channel = channel_of(message)
     consumed = _queues.get(channel, {}).get(message.consumer_tag or "")
-    name = known_queue(queue or consumed or recent.queue(channel, message.delivery_tag))
+    name = known_queue(queue or consumed or ledgers.about(channel, message.delivery_tag).queue)
     await _prepare(channel, name, terms)
     return await Guard(terms, handler, name, message).drive()
 
@@ -130,7 +130,7 @@ def _work(recorder: Recorder, message: IncomingMessage, queue: Queue, *, acknowl
         facts.exchange, facts.routing_key, queue.name, message, message.body, message.delivery_tag
     )
     if acknowledges:
-        recent.note(channel, about)
+        ledgers.note(channel, about)
     context = entered(inherited(arrival.waybill, arrival.received), arrival.context)
     temporary = queue.exclusive or queue.auto_delete
     return recorder.start(

@@ -3,17 +3,25 @@
 import asyncio
 import contextlib
 import inspect
-from collections.abc import Iterator
 
-from aio_pika.exceptions import AMQPException, ChannelInvalidStateError, MessageProcessError
+from aio_pika.exceptions import AMQPException, ChannelInvalidStateError
 from aio_pika.message import IncomingMessage
 
 from otel_waybill.clients.aio_pika import live
 from otel_waybill.clients.aio_pika.copies import copies
 from otel_waybill.clients.aio_pika.pull import take
-from otel_waybill.clients.aio_pika.read import ambient, channel_of, copied, delivery, endpoint, original
-from otel_waybill.clients.aio_pika.settle import Call, GuardedMessage, ledgers, mark_processed, recent, send
+from otel_waybill.clients.aio_pika.read import (
+    ambient,
+    channel_of,
+    copied,
+    delivery,
+    encoded_size,
+    endpoint,
+    original,
+)
+from otel_waybill.clients.aio_pika.settle import Call, GuardedMessage, ledgers, mark_processed, send
 from otel_waybill.clients.shared.arrival import arrive, execution
+from otel_waybill.clients.shared.departure import fitting
 from otel_waybill.clients.shared.journal import Journal
 from otel_waybill.core.delivery import Outcome, Result
 from otel_waybill.core.events import Event
@@ -32,15 +40,21 @@ from otel_waybill.core.verdicts import (
     Waited,
 )
 from otel_waybill.errors import Unconfirmed
+from otel_waybill.guard import harmless
 from otel_waybill.patching import passthrough
 from otel_waybill.resilience.aio import drive
 from otel_waybill.resilience.guarded import Handler, Terms
 from otel_waybill.telemetry.hooks import Message
 from otel_waybill.telemetry.semconv import ACK, NACK, Operation
 
-# What a settlement meets on a channel that is gone, or when the program has settled in another way: there
-# is nothing to add then, and the broker hands out again what it has no ack for.
-_TOO_LATE = (AMQPException, ChannelInvalidStateError, MessageProcessError, ConnectionError)
+_copying = harmless("publishing a copy")
+
+# What a settlement meets on a channel that is gone: there is nothing to add, the broker hands out again
+# what it has no ack for.
+_TOO_LATE = (AMQPException, ChannelInvalidStateError, ConnectionError, RuntimeError)
+
+_later: set[asyncio.Task[Outcome]] = set()
+"""Settlements that came after their handler had returned; the loop itself keeps tasks only weakly."""
 
 
 class Guard:
@@ -58,42 +72,40 @@ class Guard:
         self._copy: asyncio.Task[Published] | None = None
         hop = arrival.waybill.hop or arrival.delivery
         self._tag = message.delivery_tag or 0
-        about = Message(hop.exchange, hop.routing_key, queue, message, message.body, self._tag)
+        self._about = Message(hop.exchange, hop.routing_key, queue, message, message.body, self._tag)
         self._journal = Journal(
             recorder,
             arrival,
             self.execution,
-            about,
+            self._about,
             endpoint(self._channel),
             counted=take(message) is not None,
         )
         self._cancelled = False
         self.double: GuardedMessage | None = None
+        self.entrusted = False
         self.settled: Settled | None = None
         self.outcome: Outcome | None = None
-        ledgers.of(self._channel)[self._tag] = self
-        recent.note(self._channel, about)
+        ledgers.of(self._channel).entries[self._tag] = self
+        ledgers.note(self._channel, self._about)
 
     @property
-    def started(self) -> bool:
-        """Whether the handler has been given it."""
-        return self.double is not None
+    def copied(self) -> bool:
+        """Whether a copy is safe, so that there is nothing to give back."""
+        return self._copy is not None and self._copy.done() and self._copy.result().error is None
 
     async def drive(self) -> Outcome:
         """See the delivery to its end."""
         return await drive(self.execution, self)
 
-    def earlier(self) -> Iterator[GuardedMessage]:
-        """Yield what handlers were given of the same channel before this and nobody has settled."""
-        for tag, guard in ledgers.of(self._channel).covered(self._tag, multiple=True):
-            if tag != self._tag and guard.settled is None and guard.double is not None:
-                yield guard.double
-
-    async def note(self, settled: Settled) -> None:
+    def note(self, settled: Settled) -> None:
         """Take note of what the program said about this delivery, in its handler or later."""
         self.settled = settled
-        if self.outcome is not None and self.outcome.result is Result.OPEN:
-            await drive(self.execution, self, Returned(settled))
+        if self.outcome is not None:  # it was left open
+            self.entrusted = False
+            task = asyncio.create_task(drive(self.execution, self, Returned(settled)))
+            _later.add(task)
+            task.add_done_callback(_later.discard)
 
     def emit(self, event: Event) -> None:
         """Tell whoever listens what happened to this delivery."""
@@ -106,7 +118,7 @@ class Guard:
 
     async def attempt(self, run: Run) -> Report:
         """Call the handler; a cancellation passes through unreported."""
-        self.settled = None
+        self.settled, self.entrusted, self._cancelled = None, True, False
         self.double = GuardedMessage.of(self._message, self, **self._original)
         self._journal.open(run)
         try:
@@ -120,44 +132,78 @@ class Guard:
         except asyncio.CancelledError:
             self._cancelled = True
             raise
+        finally:
+            self.entrusted = False
         return Returned(self.settled)
 
     async def republish(self, copy: Republish) -> Report:
-        """Send the copy, unless it is still on its way, and wait for its fate."""
+        """Send the copy, unless it is still on its way or safe already, and wait for its fate."""
         if self._channel.is_closed:
             return Gone()
         work = None
-        if self._copy is None or self._copy.done():
-            work, headers = self._journal.departure(copy)
-            self._copy = copies(self._channel.connection).publish(
-                copy.exchange, copy.routing_key, self._message.body, copied(self._message, headers)
-            )
-        timeout = self._terms.spec.confirm_timeout
-        await asyncio.wait({self._copy}, timeout=timeout)
-        fate = self._copy.result() if self._copy.done() else Published(f"no confirm within {timeout:g} s")
-        if work is not None:
-            work.finish(None if fate.error is None else Unconfirmed(fate.error))
+        if self._copy is None or (self._copy.done() and not self.copied):
+            self._copy = None
+            with _copying:
+                work, headers = self._journal.departure(copy)
+                self._copy = self._publish(copy, headers)
+        fate = Published("not known")
+        try:
+            fate = await self._fate()
+        finally:
+            if work is not None:
+                work.finish(None if fate.error is None else Unconfirmed(fate.error))
         return self._unless_gone(fate)
 
     async def settle(self, verdict: Ack | GiveBack | Leave) -> None:
         """Tell the broker, if it is for us to do so, and close the books."""
-        if isinstance(verdict, Ack):
-            await self._send(ACK, self._message.ack)
-        elif isinstance(verdict, GiveBack):
-            if self._cancelled:
-                self._journal.error(asyncio.CancelledError())
-            await self._send(NACK, self._message.nack)
-        if verdict.outcome.result is not Result.OPEN:
-            ledgers.of(self._channel).pop(self._tag, None)
+        try:
+            if isinstance(verdict, Ack):
+                await self._send(ACK, lambda: self._channel.basic_ack(self._tag))
+            elif isinstance(verdict, GiveBack):
+                await self._send(NACK, lambda: self._channel.basic_nack(self._tag, requeue=True))
+        finally:
+            self._close(verdict.outcome)
+
+    def _close(self, outcome: Outcome) -> None:
+        if outcome.result is Result.OPEN:
+            self.entrusted = True
+        else:
+            ledgers.of(self._channel).close(self._tag)
             mark_processed(self._message)
             if self.double is not None:
                 mark_processed(self.double)
-        self._journal.close(verdict.outcome)
-        self.outcome = verdict.outcome
+        if self._cancelled and outcome.result is Result.GIVEN_BACK:
+            self._journal.error(asyncio.CancelledError())
+        self._journal.close(outcome)
+        self.outcome = outcome
+
+    def _publish(self, copy: Republish, headers: dict[str, object]) -> asyncio.Task[Published] | None:
+        connection = self._channel.connection
+        frame_max = connection.connection_tune.frame_max
+        fit = fitting(headers, lambda tried: encoded_size(copied(self._message, tried)), frame_max)
+        if fit is None:
+            return None
+        properties = copied(self._message, fit)
+        return copies(connection).publish(copy.exchange, copy.routing_key, self._message.body, properties)
+
+    async def _fate(self) -> Published:
+        """Return what became of the copy, as far as its time limit allows to know."""
+        if self._copy is None:
+            return Published("no copy of it can be made that fits into a frame")
+        timeout = self._terms.spec.confirm_timeout
+        try:
+            await asyncio.wait({self._copy}, timeout=timeout)
+        except asyncio.CancelledError:
+            # To give it back now would be sure to duplicate a copy that is about to be safe.
+            await asyncio.wait({self._copy}, timeout=timeout)
+            raise
+        return self._copy.result() if self._copy.done() else Published(f"no confirm within {timeout:g} s")
 
     async def _send(self, operation: Operation, call: Call) -> None:
+        if not live.patched and self._message.processed:
+            return  # the program has settled the message that it had fetched, and nobody told us
         with contextlib.suppress(*_TOO_LATE), self._journal.current(), passthrough():
-            await send(operation, self._message, call)
+            await send(operation, self._message, self._about, call)
 
     def _unless_gone(self, report: Report) -> Report:
         return Gone() if self._channel.is_closed else report

@@ -16,6 +16,8 @@ _contrib = Contrib("opentelemetry.instrumentation.aio_pika", "AioPikaInstrumento
 class AioPikaInstrumentor(BaseInstrumentor):
     """Instruments aio-pika; `otel_waybill.instrument()` does it for every client that is installed."""
 
+    live = live
+
     def instrumentation_dependencies(self) -> Collection[str]:
         """Return what it instruments."""
         return (_REQUIREMENT,)

@@ -1,8 +1,7 @@
 """Publishing on aio-pika: a producer span, and a copy of the message that carries trace and waybill."""
 
 from collections.abc import Awaitable, Callable
-from copy import copy
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from aio_pika.exchange import Exchange
 from aiormq.abc import DeliveredMessage
@@ -11,6 +10,7 @@ from opentelemetry import context as otel
 
 from otel_waybill.clients.aio_pika import live
 from otel_waybill.clients.aio_pika.read import endpoint_of
+from otel_waybill.clients.aio_pika.settle import clone
 from otel_waybill.clients.shared.departure import departing
 from otel_waybill.context import check_publish
 from otel_waybill.guard import harmless
@@ -20,7 +20,6 @@ from otel_waybill.telemetry.recorder import Recorder, Work
 from otel_waybill.telemetry.semconv import PUBLISH
 
 if TYPE_CHECKING:
-    from aio_pika.abc import HeadersType
     from aio_pika.message import Message as AioMessage
 
 _Call = tuple[tuple[object, ...], dict[str, object]]
@@ -67,6 +66,5 @@ def _traced(
     work = recorder.start(PUBLISH, about, endpoint_of(exchange.channel), otel.get_current())
     with work.current() as sending:
         headers = departing(message.headers, sending)
-    outgoing = copy(message)
-    outgoing.headers = cast("HeadersType", headers)
+    outgoing = clone(message, type(message), headers=headers)
     return work, replaced(args, kwargs, 0, "message", outgoing)

@@ -19,7 +19,7 @@ from opentelemetry.context import Context
 
 from otel_waybill.clients.aio_pika import live
 from otel_waybill.clients.aio_pika.read import channel_of, delivery, endpoint, endpoint_of
-from otel_waybill.clients.aio_pika.settle import recent
+from otel_waybill.clients.aio_pika.settle import ledgers
 from otel_waybill.clients.shared.arrival import Arrival, arrive
 from otel_waybill.clients.shared.ledger import Table
 from otel_waybill.context import entered, inherited
@@ -49,7 +49,7 @@ class _Attached(NamedTuple):
     task: asyncio.Task[object] | None
 
 
-_pulled: Table[Pulled] = Table()
+_pulled: Table[Pulled] = Table("pulled")
 _entered: WeakKeyDictionary[QueueIterator, _Attached | None] = WeakKeyDictionary()
 _processing: WeakKeyDictionary[ProcessContext, Work] = WeakKeyDictionary()
 
@@ -149,7 +149,7 @@ def _handed_over(message: IncomingMessage, queue: Queue, since: float | None) ->
         about = Message(
             facts.exchange, facts.routing_key, queue.name, message, message.body, message.delivery_tag
         )
-        recent.note(channel, about)
+        ledgers.note(channel, about)
         if recorder.silent:
             return None
         arrival = arrive(facts, otel.get_current(), recorder)

@@ -92,11 +92,27 @@ def original(message: IncomingMessage, waybill: Waybill) -> dict[str, object]:
 def copied(message: IncomingMessage, headers: dict[str, object]) -> Basic.Properties:
     """Return the properties of a copy: persistent, with *headers*, without what only the original may say."""
     properties = message.properties
-    properties.headers = cast("FieldTable", headers)
+    properties.headers = cast("FieldTable", {key: _writable(value) for key, value in headers.items()})
     properties.delivery_mode = 2
     # An expiration would end the wait early; a user id that is not the connection's closes the channel.
     properties.expiration = properties.user_id = None
     return properties
+
+
+def encoded_size(properties: Basic.Properties) -> int:
+    """Return the octets that *properties* take on the wire."""
+    return len(properties.marshal())
+
+
+def _writable(value: object) -> object:
+    """Return *value* as pamqp writes it: text that is not UTF-8 is read as bytes, which it then refuses."""
+    if isinstance(value, bytes):
+        return bytearray(value)
+    if isinstance(value, list):
+        return [_writable(each) for each in value]
+    if isinstance(value, dict):
+        return {key: _writable(each) for key, each in value.items()}
+    return value
 
 
 def _seconds(expiration: str | None) -> float | None:

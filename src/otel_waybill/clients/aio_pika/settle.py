@@ -2,39 +2,43 @@
 
 import copyreg
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Self
+from functools import lru_cache
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from aio_pika.exceptions import MessageProcessError
-from aio_pika.message import IncomingMessage
+from aio_pika.message import IncomingMessage, Message
 from opentelemetry import context as otel
 
 from otel_waybill.clients.aio_pika import live
 from otel_waybill.clients.aio_pika.read import channel_of, endpoint
-from otel_waybill.clients.shared.ledger import Ledgers, Recent
+from otel_waybill.clients.shared.ledger import Ledgers
 from otel_waybill.core.verdicts import Settled
 from otel_waybill.guard import harmless
-from otel_waybill.patching import Wrapper
+from otel_waybill.patching import argument, passthrough
+from otel_waybill.telemetry import hooks
 from otel_waybill.telemetry.semconv import ACK, NACK, REJECT, Operation
 
 if TYPE_CHECKING:
     from otel_waybill.clients.aio_pika.enforce import Guard
 
-Call = Callable[[], Awaitable[None]]
+Call = Callable[[], Awaitable[object]]
+_Wrapped = Callable[..., Awaitable[None]]
+_Args = tuple[object, ...]
+_Kwargs = dict[str, object]
+M = TypeVar("M", bound=Message)
 
 ledgers: "Ledgers[Guard]" = Ledgers()
-recent = Recent()
 
 _tracing = harmless("tracing a settlement")
 
 
-async def send(operation: Operation, message: IncomingMessage, call: Call) -> None:
+async def send(operation: Operation, message: IncomingMessage, about: hooks.Message, call: Call) -> None:
     """Settle *message* by *call*, in a span of *operation* if those are wanted."""
     recorder, work = live.recorder(), None
     if recorder.settings.settle_spans and message.delivery_tag is not None:
         with _tracing:
-            channel = channel_of(message)
-            about = recent.about(channel, message.delivery_tag)
-            work = recorder.start(operation, about, endpoint(channel), otel.get_current())
+            where = endpoint(channel_of(message))
+            work = recorder.start(operation, about, where, otel.get_current())
     if work is None:
         await call()
     else:
@@ -42,21 +46,73 @@ async def send(operation: Operation, message: IncomingMessage, call: Call) -> No
             await call()
 
 
-def _standing_in(operation: Operation) -> Wrapper:
-    def settle(
-        wrapped: Callable[..., Awaitable[None]],
-        message: IncomingMessage,
-        args: tuple[object, ...],
-        kwargs: dict[str, object],
-    ) -> Awaitable[None]:
-        return send(operation, message, lambda: wrapped(*args, **kwargs))
+async def settle(
+    operation: Operation,
+    message: IncomingMessage,
+    call: Call,
+    *,
+    multiple: bool = False,
+    requeue: bool = False,
+) -> None:
+    """Let the program settle what is its to settle.
 
-    return settle
+    Args:
+        operation: ack, nack or reject.
+        message: which it does.
+        call: what the program called.
+        multiple: whether it speaks of earlier deliveries as well.
+        requeue: for a nack or reject.
+    """
+    tag, channel = message.delivery_tag, channel_of(message)
+    if tag is None:
+        await call()  # it has nothing to settle; aio-pika knows what to do
+        return
+    about = ledgers.about(channel, tag)
+    plan = ledgers.of(channel).settle(tag, multiple=multiple, refusing=operation is not ACK)
+
+    async def one_by_one() -> None:
+        for each in plan.tags:
+            if operation is ACK:
+                await channel.basic_ack(each)
+            else:
+                await channel.basic_nack(each, requeue=requeue)
+
+    if plan.whole:
+        await send(operation, message, about, call)
+    elif plan.tags:
+        await send(operation, message, about, one_by_one)
+    if plan.whole or plan.tags or plan.entries:
+        mark_processed(message)
+    for guard in plan.entries:
+        guard.note(Settled.ACK if operation is ACK else Settled.REFUSED)
 
 
-ack = _standing_in(ACK)
-nack = _standing_in(NACK)
-reject = _standing_in(REJECT)
+async def ack(wrapped: _Wrapped, message: IncomingMessage, args: _Args, kwargs: _Kwargs) -> None:
+    """Stand in for `IncomingMessage.ack`."""
+    multiple = argument(args, kwargs, 0, "multiple", default=False)
+    if message.processed:
+        await wrapped(*args, **kwargs)  # aio-pika says what is wrong
+    else:
+        await settle(ACK, message, lambda: wrapped(*args, **kwargs), multiple=multiple)
+
+
+async def nack(wrapped: _Wrapped, message: IncomingMessage, args: _Args, kwargs: _Kwargs) -> None:
+    """Stand in for `IncomingMessage.nack`."""
+    multiple = argument(args, kwargs, 0, "multiple", default=False)
+    requeue = argument(args, kwargs, 1, "requeue", default=True)
+    if message.processed:
+        await wrapped(*args, **kwargs)
+    else:
+        await settle(NACK, message, lambda: wrapped(*args, **kwargs), multiple=multiple, requeue=requeue)
+
+
+async def reject(wrapped: _Wrapped, message: IncomingMessage, args: _Args, kwargs: _Kwargs) -> None:
+    """Stand in for `IncomingMessage.reject`."""
+    requeue = argument(args, kwargs, 0, "requeue", default=False)
+    if message.processed:
+        await wrapped(*args, **kwargs)
+    else:
+        await settle(REJECT, message, lambda: wrapped(*args, **kwargs), requeue=requeue)
 
 
 class GuardedMessage(IncomingMessage):
@@ -69,39 +125,61 @@ class GuardedMessage(IncomingMessage):
     @classmethod
     def of(cls, message: IncomingMessage, guard: "Guard", **original: object) -> Self:
         """Return the double of *message* for one attempt, with the attributes of its *original* delivery."""
-        # copyreg knows the slots of every class in between, private names included.
-        double = cls.__new__(cls)
-        for name in copyreg._slotnames(type(message)):  # type: ignore[attr-defined]  # missing in typeshed
-            if hasattr(message, name):
-                object.__setattr__(double, name, getattr(message, name))
-        for name, value in original.items():
-            object.__setattr__(double, name, value)
+        double = clone(message, cls, **original)
         double._guard = guard
         return double
 
     async def ack(self, multiple: bool = False) -> None:  # noqa: FBT001, FBT002 - aio-pika's signature
         """Acknowledge, as aio-pika does, and let the policy know."""
-        for earlier in self._guard.earlier() if multiple else ():
-            await earlier.ack()
-        await super().ack()
-        await self._guard.note(Settled.ACK)
+        if self._ours():
+            with passthrough():
+                await settle(ACK, self, lambda: IncomingMessage.ack(self, multiple), multiple=multiple)
 
-    async def nack(self, multiple: bool = False, requeue: bool = True) -> None:  # noqa: ARG002, FBT001, FBT002 - aio-pika's signature
+    async def nack(self, multiple: bool = False, requeue: bool = True) -> None:  # noqa: FBT001, FBT002 - aio-pika's signature
         """Leave the delivery to the policy, as a failure."""
-        for earlier in self._guard.earlier() if multiple else ():
-            await earlier.nack()
-        await self._refuse()
+        if self._ours():
+            with passthrough():
+                call = lambda: IncomingMessage.nack(self, multiple, requeue)  # noqa: E731 - used once
+                await settle(NACK, self, call, multiple=multiple, requeue=requeue)
 
-    async def reject(self, requeue: bool = False) -> None:  # noqa: ARG002, FBT001, FBT002 - aio-pika's signature
+    async def reject(self, requeue: bool = False) -> None:  # noqa: FBT001, FBT002 - aio-pika's signature
         """Leave the delivery to the policy, as a failure."""
-        await self._refuse()
+        if self._ours():
+            with passthrough():
+                await settle(REJECT, self, lambda: IncomingMessage.reject(self, requeue), requeue=requeue)
 
-    async def _refuse(self) -> None:
+    def _ours(self) -> bool:
+        """Return whether this is for the handler to settle still.
+
+        After its attempt has failed it is not: the policy runs it again or copies it.
+
+        Raises:
+            MessageProcessError: it is settled already, as aio-pika says it.
+        """
         if self.processed:
             msg = "Message already processed"
             raise MessageProcessError(msg, self)
-        mark_processed(self)
-        await self._guard.note(Settled.REFUSED)
+        return self._guard.double is self and self._guard.entrusted
+
+
+def clone(message: Message, kind: type[M], **changed: object) -> M:
+    """Return a new object of *kind* with the attributes of *message*, except for those that are *changed*.
+
+    Unlike `copy`, it keeps what a subclass adds; unlike assignment, it works on a message that is locked.
+    """
+    double = kind.__new__(kind)
+    for name in _slots(type(message)):
+        if hasattr(message, name):
+            object.__setattr__(double, name, getattr(message, name))
+    for name, value in {**getattr(message, "__dict__", {}), **changed}.items():
+        object.__setattr__(double, name, value)
+    return double
+
+
+@lru_cache(maxsize=64)
+def _slots(kind: type) -> tuple[str, ...]:
+    # copyreg knows the slots of every class in between, private names included.
+    return tuple(copyreg._slotnames(kind))  # type: ignore[attr-defined]  # missing in typeshed
 
 
 def mark_processed(message: IncomingMessage) -> None:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from weakref import WeakKeyDictionary
 
 from aiormq.abc import AbstractConnection
-from aiormq.exceptions import ChannelClosed
+from aiormq.exceptions import ChannelPreconditionFailed
 
 from otel_waybill.core.spec import PolicySpec, Retry
 from otel_waybill.core.topology import plan
@@ -47,5 +47,5 @@ async def declare(connection: AbstractConnection, queue: str, spec: PolicySpec) 
 def _mismatch(entity: str) -> Iterator[None]:
     try:
         yield
-    except ChannelClosed as error:
+    except ChannelPreconditionFailed as error:
         raise TopologyMismatch(entity, str(error)) from error

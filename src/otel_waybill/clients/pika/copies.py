@@ -1,20 +1,19 @@
 """Copies of deliveries, published on a confirm channel of our own beside the consumer's.
 
-Nothing here waits: a copy's fate arrives as a callback of the connection's I/O, or its time limit decides.
-A copy whose confirm is late is not sent again while it may still arrive: under a broker's alarm each new
-try would become one more duplicate when the alarm ends.
+Nothing here waits: the channel opens, and a copy's fate arrives, as callbacks of the connection's I/O, or a
+time limit decides. A copy whose confirm is late is not sent again while it may still arrive: under a
+broker's alarm each new try would become one more duplicate when the alarm ends.
 """
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
-from pika.adapters.blocking_connection import BlockingConnection
+from pika.adapters.blocking_connection import BlockingChannel, BlockingConnection
 from pika.channel import Channel
-from pika.exceptions import AMQPError
 from pika.spec import Basic, BasicProperties
 
 from otel_waybill import names
+from otel_waybill.clients.shared.ledger import Owned
 from otel_waybill.core.verdicts import Published
 from otel_waybill.patching import passthrough
 
@@ -33,6 +32,11 @@ class Copy:
         self._connection = connection
         self._tell: Fate | None = None
         self._timer: object = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether it is known not to be safe, so that it may be sent again."""
+        return self.fate is not None and self.fate.error is not None
 
     def await_fate(self, tell: Fate, timeout: float) -> None:
         """Call *tell* with the fate of the copy, or with a failure after *timeout* seconds without one."""
@@ -63,32 +67,41 @@ class Copies:
     """The confirm channel of one connection."""
 
     def __init__(self, connection: BlockingConnection) -> None:
-        """Open the channel; this waits for the broker, so it is done when consuming starts."""
+        """Begin to open the channel; the broker's answer comes when it comes."""
         self._connection = connection
-        self._channel: Channel = connection.channel()._impl
         self._sequence = 0
         self._pending: dict[int, Copy] = {}
-        self._channel.confirm_delivery(self._confirmed)
-        self._channel.add_on_return_callback(self._returned)
+        # What BlockingConnection.channel() does, without waiting. Its closing needs the blocking double.
+        self._channel: Channel = connection._impl.channel(on_open_callback=self._opened)
+        self._channel._set_cookie(BlockingChannel(self._channel, connection))
         self._channel.add_on_close_callback(self._closed)
+        self._ready = False
 
     @property
-    def usable(self) -> bool:
-        """Whether the channel is open."""
-        return bool(self._channel.is_open)
+    def alive(self) -> bool:
+        """Whether the channel is open, or about to be."""
+        return not (self._channel.is_closed or self._channel.is_closing)
 
     def publish(self, exchange: str, routing_key: str, body: bytes, properties: BasicProperties) -> Copy:
         """Send a copy, mandatory; never waits and never raises."""
         copy = Copy(self._connection, _identity(exchange, routing_key, properties))
+        if not self._ready:
+            copy.resolve(Published("the channel for copies is not open yet"))
+            return copy
         try:
             with passthrough():
                 self._channel.basic_publish(exchange, routing_key, body, properties, mandatory=True)
-        except AMQPError as error:
+        except Exception as error:  # noqa: BLE001 - whatever went wrong, the copy is not proven to be safe
             copy.resolve(Published(f"not sent: {error!r}"))
             return copy
         self._sequence += 1
         self._pending[self._sequence] = copy
         return copy
+
+    def _opened(self, channel: Channel) -> None:
+        channel.confirm_delivery(self._confirmed)
+        channel.add_on_return_callback(self._returned)
+        self._ready = True
 
     def _confirmed(self, frame: "Frame[Basic.Ack | Basic.Nack]") -> None:
         method = frame.method
@@ -109,23 +122,25 @@ class Copies:
                 copy.resolve(fate)
 
     def _closed(self, _channel: Channel, reason: Exception) -> None:
+        self._ready = False
         pending, self._pending = self._pending, {}
         for copy in pending.values():
             copy.resolve(Published(f"the channel was closed: {reason!r}"))
 
 
-_copies: WeakKeyDictionary[BlockingConnection, Copies] = WeakKeyDictionary()
+_copies: Owned[Copies | None] = Owned("copies", lambda: None)
 
 
 def copies(connection: BlockingConnection) -> Copies:
-    """Return the confirm channel of *connection*, a new one if it has none that is open.
+    """Return the confirm channel of *connection*, a new one if it has none that lives.
 
     Raises:
-        AMQPError: the connection cannot open one.
+        AMQPError: the connection is closed.
     """
-    known = _copies.get(connection)
-    if known is None or not known.usable:
-        known = _copies[connection] = Copies(connection)
+    known = _copies.seen(connection)
+    if known is None or not known.alive:
+        known = Copies(connection)
+        _copies.put(connection, known)
     return known
 
 

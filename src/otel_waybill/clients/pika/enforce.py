@@ -1,6 +1,7 @@
 """One delivery under a policy on pika: does what the core decides, and never waits."""
 
 import contextlib
+from copy import copy as shallow
 from functools import partial
 
 from opentelemetry import context as otel
@@ -8,9 +9,10 @@ from pika.exceptions import AMQPError
 
 from otel_waybill.clients.pika import live
 from otel_waybill.clients.pika.copies import Copy, copies
-from otel_waybill.clients.pika.read import Pushed, copied, delivery, endpoint, original
-from otel_waybill.clients.pika.settle import Call, GuardedChannel, ledgers, recent, send
+from otel_waybill.clients.pika.read import Pushed, copied, delivery, encoded_size, endpoint, original
+from otel_waybill.clients.pika.settle import Call, GuardedChannel, ledgers, send
 from otel_waybill.clients.shared.arrival import arrive, execution
+from otel_waybill.clients.shared.departure import fitting
 from otel_waybill.clients.shared.journal import Journal
 from otel_waybill.core.delivery import Outcome, Result
 from otel_waybill.core.events import Event
@@ -30,6 +32,7 @@ from otel_waybill.core.verdicts import (
     Waited,
 )
 from otel_waybill.errors import Unconfirmed
+from otel_waybill.guard import harmless
 from otel_waybill.patching import passthrough
 from otel_waybill.resilience.callbacks import drive
 from otel_waybill.resilience.guarded import Handler, Terms
@@ -37,9 +40,14 @@ from otel_waybill.resilience.port import Answer
 from otel_waybill.telemetry.hooks import Message
 from otel_waybill.telemetry.semconv import ACK, NACK, Operation
 
+_copying = harmless("publishing a copy")
+
 
 class Guard:
     """One delivery under a policy; a performer for the driver and an entry for the ledger."""
+
+    _counted = False
+    """Whether the delivery counted as consumed before it came here."""
 
     def __init__(self, terms: Terms, handler: Handler, queue: str, pushed: Pushed) -> None:
         channel, method, properties, body = pushed
@@ -55,20 +63,28 @@ class Guard:
         self._handler = handler
         self._channel = channel
         self._tag: int = method.delivery_tag
-        self._wire = properties
+        self._wire = shallow(properties)
         self._body = body
         self._method, self._properties = original(method, properties, arrival.waybill)
         self._copy: Copy | None = None
-        message = Message(
+        self._message = Message(
             self._method.exchange, self._method.routing_key, queue, self._properties, body, self._tag
         )
-        self._journal = Journal(recorder, arrival, self.execution, message, endpoint(channel._impl))
+        self._journal = Journal(
+            recorder,
+            arrival,
+            self.execution,
+            self._message,
+            endpoint(channel._impl),
+            counted=self._counted,
+        )
         self._later: Answer | None = None
-        self.started = False
+        self._held: Answer | None = None
+        self.entrusted = False
         self.settled: Settled | None = None
         self.outcome: Outcome | None = None
-        ledgers.of(channel._impl)[self._tag] = self
-        recent.note(channel._impl, message)
+        ledgers.of(channel._impl).entries[self._tag] = self
+        ledgers.note(channel._impl, self._message)
 
     def drive(self) -> None:
         """Start; the delivery then goes its way by callbacks."""
@@ -77,8 +93,17 @@ class Guard:
     def note(self, settled: Settled) -> None:
         """Take note of what the program said about this delivery, in its handler or later."""
         self.settled = settled
-        if self.outcome is not None and self.outcome.result is Result.OPEN and self._later is not None:
+        if self.outcome is not None and self._later is not None:  # it was left open
+            self.entrusted = False
             self._later(Returned(settled))
+
+    def gone(self) -> None:
+        """Take note that the channel is closed: nothing that it waited for will come."""
+        held, self._held = self._held, None
+        if held is not None:
+            held(Gone())
+        elif self.entrusted and self.outcome is not None:
+            ledgers.of(self._channel._impl).close(self._tag)
 
     def emit(self, event: Event) -> None:
         """Tell whoever listens what happened to this delivery."""
@@ -86,53 +111,54 @@ class Guard:
 
     def wait(self, seconds: float, answer: Answer) -> None:
         """Hold the delivery on a timer of its connection."""
-        if self._channel.connection.is_open:
-            self._channel.connection.call_later(seconds, lambda: answer(self._unless_gone(Waited())))
+        self._held = answer
+        if self._channel.is_open:
+            self._channel.connection.call_later(seconds, self._waited)
         else:
-            answer(Gone())
+            self.gone()
 
     def attempt(self, run: Run, answer: Answer) -> None:
         """Call the handler where pika calls it."""
-        self.started, self.settled = True, None
+        self.settled, self.entrusted = None, True
         self._journal.open(run)
         channel = self._channel if live.patched else GuardedChannel(self._channel)
         try:
             with self._journal.current(run), self._terms.lent(run.permit):
                 self._handler(channel, self._method, self._properties, self._body)
         except Exception as error:  # noqa: BLE001 - whatever a handler raises is a failure of this attempt
+            self.entrusted = False
             self._journal.error(error)
             answer(Raised(error, self.settled))
         except BaseException as error:
+            self.entrusted = False
             self._journal.error(error)
             answer(Cancelled(self.settled))
             raise
         else:
+            self.entrusted = False
             answer(Returned(self.settled))
 
     def republish(self, copy: Republish, answer: Answer) -> None:
-        """Send the copy, unless it is still on its way, and answer with its fate."""
+        """Send the copy, unless it is still on its way or safe already, and answer with its fate."""
         if not self._channel.is_open:
             answer(Gone())
             return
         work = None
-        if self._copy is None or self._copy.fate is not None:
-            work, headers = self._journal.departure(copy)
-            properties = copied(self._wire, headers)
-            try:
-                ours = copies(self._channel.connection)
-            except AMQPError as error:
-                if work is not None:
-                    work.finish(error)
-                answer(self._unless_gone(Published(f"no channel for copies: {error!r}")))
-                return
-            self._copy = ours.publish(copy.exchange, copy.routing_key, self._body, properties)
+        if self._copy is None or self._copy.failed:
+            self._copy = None
+            with _copying:
+                work, headers = self._journal.departure(copy)
+                self._copy = self._publish(copy, headers)
 
         def told(fate: Published) -> None:
             if work is not None:
                 work.finish(None if fate.error is None else Unconfirmed(fate.error))
             answer(self._unless_gone(fate))
 
-        self._copy.await_fate(told, self._terms.spec.confirm_timeout)
+        if self._copy is None:
+            told(Published("no copy of it can be made that fits into a frame"))
+        else:
+            self._copy.await_fate(told, self._terms.spec.confirm_timeout)
 
     def settle(self, verdict: Ack | GiveBack | Leave) -> None:
         """Tell the broker, if it is for us to do so, and close the books."""
@@ -141,16 +167,32 @@ class Guard:
             self._send(ACK, partial(channel.basic_ack, tag))
         elif isinstance(verdict, GiveBack):
             self._send(NACK, partial(channel.basic_nack, tag, requeue=True))
-        if verdict.outcome.result is not Result.OPEN:
-            ledgers.of(channel).pop(tag, None)
+        if verdict.outcome.result is Result.OPEN:
+            self.entrusted = True
+        else:
+            ledgers.of(channel).close(tag)
         self._journal.close(verdict.outcome)
         self.outcome = verdict.outcome
+
+    def _publish(self, copy: Republish, headers: dict[str, object]) -> Copy | None:
+        connection = self._channel.connection
+        frame_max = connection._impl.params.frame_max
+        fit = fitting(headers, lambda tried: encoded_size(copied(self._wire, tried)), frame_max)
+        if fit is None:
+            return None
+        properties = copied(self._wire, fit)
+        return copies(connection).publish(copy.exchange, copy.routing_key, self._body, properties)
+
+    def _waited(self) -> None:
+        answer, self._held = self._held, None
+        if answer is not None:
+            answer(self._unless_gone(Waited()))
 
     def _send(self, operation: Operation, call: Call) -> None:
         # On a closed channel there is nothing to say: the broker has taken the delivery back.
         if self._channel.is_open:
             with contextlib.suppress(AMQPError), self._journal.current(), passthrough():
-                send(operation, self._channel._impl, self._tag, call)
+                send(operation, self._channel._impl, self._message, call)
 
     def _unless_gone(self, report: Report) -> Report:
         return report if self._channel.is_open else Gone()
@@ -159,11 +201,12 @@ class Guard:
 class Pull(Guard):
     """A delivery that the program fetched itself: it waits here, where the program waits for it."""
 
-    _waiting: tuple[float, Answer] | None = None
+    _counted = True
+    _seconds = 0.0
 
     def wait(self, seconds: float, answer: Answer) -> None:
         """Leave the waiting to `complete`: this may be called from within the connection's I/O."""
-        self._waiting = seconds, answer
+        self._held, self._seconds = answer, seconds
 
     def complete(self) -> Outcome:
         """Pump the connection until the delivery has ended, and return how.
@@ -174,11 +217,10 @@ class Pull(Guard):
         self.drive()
         connection = self._channel.connection
         while self.outcome is None:
-            if self._waiting is None:
-                connection._flush_output(lambda: self.outcome is not None or self._waiting is not None)
-                continue
-            (seconds, answer), self._waiting = self._waiting, None
-            connection.sleep(seconds)
-            answer(self._unless_gone(Waited()))
+            if self._held is None:
+                connection._flush_output(lambda: self.outcome is not None or self._held is not None)
+            else:
+                connection.sleep(self._seconds)
+                self._waited()
         connection._flush_output()
         return self.outcome

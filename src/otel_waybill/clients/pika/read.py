@@ -1,9 +1,13 @@
 """pika's objects as facts, and the facts as pika's objects again."""
 
+import asyncio
 from copy import copy
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
+from opentelemetry import baggage, trace
+from opentelemetry import context as otel
+from opentelemetry.context import Context
 from pika.adapters.blocking_connection import BlockingChannel, BlockingConnection
 from pika.channel import Channel
 from pika.connection import Connection
@@ -40,9 +44,23 @@ def endpoint(channel: Channel) -> Endpoint | None:
     connection = channel.connection
     known = _endpoints.get(connection)
     if known is None:
-        parameters = connection.params
-        known = _endpoints[connection] = Endpoint(parameters.host, parameters.port)
+        known = _endpoints[connection] = _endpoint(connection)
     return known
+
+
+def ambient() -> Context:
+    """Return the context that a delivery may extend where an event loop calls back.
+
+    asyncio calls the readers of a socket in the context in which the connection was made, whose span has
+    nothing to do with the message and may have ended long ago. Other loops call in the context in which the
+    program runs them.
+    """
+    context = otel.get_current()
+    try:
+        stale = asyncio.current_task() is None
+    except RuntimeError:  # no such loop here
+        return context
+    return trace.set_span_in_context(trace.INVALID_SPAN, baggage.clear(context)) if stale else context
 
 
 def delivery(method: Method, properties: BasicProperties, queue: str | None) -> Delivery:
@@ -85,6 +103,20 @@ def copied(properties: BasicProperties, headers: dict[str, object]) -> BasicProp
     return properties
 
 
+def encoded_size(properties: BasicProperties) -> int:
+    """Return the octets that *properties* take on the wire."""
+    return sum(map(len, properties.encode()))
+
+
 def blocking(channel: AnyChannel) -> BlockingConnection | None:
     """Return the blocking connection of *channel*, or None on any other adapter."""
     return channel.connection if isinstance(channel, BlockingChannel) else None
+
+
+def _endpoint(connection: Connection) -> Endpoint:
+    # Twisted connects by itself, and pika's parameters say nothing of where.
+    peer = getattr(getattr(connection, "_transport", None), "getPeer", None)
+    if peer is not None:
+        address = peer()
+        return Endpoint(address.host, address.port, address.host, address.port)
+    return Endpoint(connection.params.host, connection.params.port)

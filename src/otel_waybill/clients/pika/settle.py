@@ -12,29 +12,29 @@ from pika.channel import Channel
 
 from otel_waybill.clients.pika import live
 from otel_waybill.clients.pika.read import AnyChannel, endpoint, underlying
-from otel_waybill.clients.shared.ledger import Ledgers, Recent
+from otel_waybill.clients.shared.ledger import Ledgers
 from otel_waybill.core.verdicts import Settled
 from otel_waybill.guard import harmless
 from otel_waybill.patching import Proxy, argument, passthrough
+from otel_waybill.telemetry.hooks import Message
 from otel_waybill.telemetry.semconv import ACK, NACK, REJECT, Operation
 
 if TYPE_CHECKING:
     from otel_waybill.clients.pika.enforce import Guard
 
 Call = Callable[[], object]
+Single = Callable[[int], object]
 
 ledgers: "Ledgers[Guard]" = Ledgers()
-recent = Recent()
 
 _tracing = harmless("tracing a settlement")
 
 
-def send(operation: Operation, channel: Channel, tag: int, call: Call) -> None:
-    """Settle by *call*, in a span of *operation* if those are wanted."""
+def send(operation: Operation, channel: Channel, message: Message, call: Call) -> None:
+    """Settle *message* by *call*, in a span of *operation* if those are wanted."""
     recorder, work = live.recorder(), None
     if recorder.settings.settle_spans:
         with _tracing:
-            message = recent.about(channel, tag)
             work = recorder.start(operation, message, endpoint(channel), otel.get_current())
     if work is None:
         call()
@@ -43,31 +43,28 @@ def send(operation: Operation, channel: Channel, tag: int, call: Call) -> None:
             call()
 
 
-def ack(channel: Channel, tag: int, call: Call, *, multiple: bool) -> None:
-    """Have *call* ack, and note it for the deliveries under a policy that it speaks of."""
-    ledger = ledgers.seen(channel)
-    covered = [] if ledger is None else ledger.covered(tag, multiple=multiple)
-    ours = [(each, entry) for each, entry in covered if entry.started and entry.settled is None]
-    if len(ours) == len(covered):
-        call()
-    else:
-        # What is held has not run, and what was refused is ours: to speak for those would lose them.
+def settle(  # noqa: PLR0913 - a settlement, each part of it by its name
+    operation: Operation, channel: Channel, tag: int, call: Call, single: Single, *, multiple: bool
+) -> None:
+    """Let the program settle what is its to settle.
+
+    Args:
+        operation: ack, nack or reject.
+        channel: on which it does.
+        tag: the delivery tag.
+        call: what the program called.
+        single: settles one tag in the same way.
+        multiple: whether it speaks of earlier deliveries as well.
+    """
+    message = ledgers.about(channel, tag)
+    plan = ledgers.of(channel).settle(tag, multiple=multiple, refusing=operation is not ACK)
+    if plan.whole:
+        send(operation, channel, message, call)
+    elif plan.tags:
         with passthrough():
-            for each, _ in ours:
-                channel.basic_ack(each)
-    for _, entry in ours:
-        entry.note(Settled.ACK)
-
-
-def refuse(channel: Channel, tag: int, call: Call, *, multiple: bool) -> None:
-    """Have *call* nack or reject, unless a policy owns the delivery: then that decides what becomes of it."""
-    ledger = ledgers.seen(channel)
-    covered = [] if ledger is None else ledger.covered(tag, multiple=multiple)
-    if not covered:
-        call()
-    for _, entry in covered:
-        if entry.started and entry.settled is None:
-            entry.note(Settled.REFUSED)
+            send(operation, channel, message, lambda: [single(each) for each in plan.tags])
+    for entry in plan.entries:
+        entry.note(Settled.ACK if operation is ACK else Settled.REFUSED)
 
 
 # The arguments of wrapt's wrappers: the bound original, its instance, and what it was called with.
@@ -77,28 +74,27 @@ _Kwargs = dict[str, object]
 
 def basic_ack(wrapped: Callable[..., None], channel: Channel, args: _Args, kwargs: _Kwargs) -> None:
     """Stand in for `Channel.basic_ack`."""
-    tag, multiple = (
-        argument(args, kwargs, 0, "delivery_tag", 0),
-        argument(args, kwargs, 1, "multiple", default=False),
-    )
-    ack(channel, tag, lambda: send(ACK, channel, tag, lambda: wrapped(*args, **kwargs)), multiple=multiple)
+    tag = argument(args, kwargs, 0, "delivery_tag", 0)
+    multiple = argument(args, kwargs, 1, "multiple", default=False)
+    settle(ACK, channel, tag, lambda: wrapped(*args, **kwargs), channel.basic_ack, multiple=multiple)
 
 
 def basic_nack(wrapped: Callable[..., None], channel: Channel, args: _Args, kwargs: _Kwargs) -> None:
     """Stand in for `Channel.basic_nack`."""
-    tag, multiple = (
-        argument(args, kwargs, 0, "delivery_tag", 0),
-        argument(args, kwargs, 1, "multiple", default=False),
-    )
-    refuse(
-        channel, tag, lambda: send(NACK, channel, tag, lambda: wrapped(*args, **kwargs)), multiple=multiple
-    )
+    tag = argument(args, kwargs, 0, "delivery_tag", 0)
+    multiple = argument(args, kwargs, 1, "multiple", default=False)
+    requeue = argument(args, kwargs, 2, "requeue", default=True)
+
+    def single(each: int) -> None:
+        channel.basic_nack(each, requeue=requeue)
+
+    settle(NACK, channel, tag, lambda: wrapped(*args, **kwargs), single, multiple=multiple)
 
 
 def basic_reject(wrapped: Callable[..., None], channel: Channel, args: _Args, kwargs: _Kwargs) -> None:
     """Stand in for `Channel.basic_reject`."""
     tag = argument(args, kwargs, 0, "delivery_tag", 0)
-    refuse(channel, tag, lambda: send(REJECT, channel, tag, lambda: wrapped(*args, **kwargs)), multiple=False)
+    settle(REJECT, channel, tag, lambda: wrapped(*args, **kwargs), channel.basic_reject, multiple=False)
 
 
 class GuardedChannel(Proxy):
@@ -107,25 +103,29 @@ class GuardedChannel(Proxy):
     def basic_ack(self, delivery_tag: int = 0, multiple: bool = False) -> None:  # noqa: FBT001, FBT002 - pika's signature
         """Acknowledge, as pika does, and let the policy know."""
         channel: AnyChannel = self.__wrapped__
-        ack(
-            underlying(channel),
-            delivery_tag,
-            lambda: channel.basic_ack(delivery_tag, multiple),
-            multiple=multiple,
-        )
+
+        def call() -> None:
+            channel.basic_ack(delivery_tag, multiple)
+
+        settle(ACK, underlying(channel), delivery_tag, call, channel.basic_ack, multiple=multiple)
 
     def basic_nack(self, delivery_tag: int = 0, multiple: bool = False, requeue: bool = True) -> None:  # noqa: FBT001, FBT002 - pika's signature
         """Leave the delivery to the policy, as a failure."""
         channel: AnyChannel = self.__wrapped__
-        refuse(
-            underlying(channel),
-            delivery_tag,
-            lambda: channel.basic_nack(delivery_tag, multiple, requeue),
-            multiple=multiple,
-        )
+
+        def call() -> None:
+            channel.basic_nack(delivery_tag, multiple, requeue)
+
+        def single(each: int) -> None:
+            channel.basic_nack(each, requeue=requeue)
+
+        settle(NACK, underlying(channel), delivery_tag, call, single, multiple=multiple)
 
     def basic_reject(self, delivery_tag: int = 0, requeue: bool = True) -> None:  # noqa: FBT001, FBT002 - pika's signature
         """Leave the delivery to the policy, as a failure."""
         channel: AnyChannel = self.__wrapped__
-        call = lambda: channel.basic_reject(delivery_tag, requeue)  # noqa: E731 - one line, used once
-        refuse(underlying(channel), delivery_tag, call, multiple=False)
+
+        def call() -> None:
+            channel.basic_reject(delivery_tag, requeue)
+
+        settle(REJECT, underlying(channel), delivery_tag, call, channel.basic_reject, multiple=False)

@@ -8,7 +8,7 @@ from pika.adapters.blocking_connection import BlockingConnection
 from pika.exceptions import ChannelClosedByBroker
 
 from otel_waybill.core.spec import PolicySpec, Retry
-from otel_waybill.core.topology import plan
+from otel_waybill.core.topology import PRECONDITION_FAILED, plan
 from otel_waybill.errors import TopologyMismatch
 
 _declared: WeakKeyDictionary[BlockingConnection, set[tuple[str, Retry | None]]] = WeakKeyDictionary()
@@ -48,4 +48,6 @@ def _mismatch(entity: str) -> Iterator[None]:
     try:
         yield
     except ChannelClosedByBroker as error:
+        if error.reply_code != PRECONDITION_FAILED:
+            raise  # not allowed, or not found: the broker's own words say it best
         raise TopologyMismatch(entity, error.reply_text) from error

@@ -1,6 +1,7 @@
 """What arrives with a message: its trace, its baggage and its waybill, decoded without trust."""
 
 import uuid
+from dataclasses import replace
 from typing import NamedTuple
 
 from opentelemetry import baggage, trace
@@ -13,6 +14,7 @@ from otel_waybill.config import Parent
 from otel_waybill.context import cleared
 from otel_waybill.core.delivery import Delivery, Instant
 from otel_waybill.core.events import HeadersInvalid
+from otel_waybill.core.headers import snapshot
 from otel_waybill.core.pipeline import Execution
 from otel_waybill.core.waybill import Waybill, decode
 from otel_waybill.resilience import hub
@@ -71,9 +73,11 @@ def arrive(
 
 def execution(terms: Terms, arrival: Arrival) -> Execution:
     """Return the execution that decides about *arrival* under *terms*."""
+    # The handler gets the same table of headers, and may change it; copies are made of what had come.
+    delivery = replace(arrival.delivery, headers=snapshot(arrival.delivery.headers))
     return Execution(
         terms.spec,
-        arrival.delivery,
+        delivery,
         arrival.waybill,
         received=arrival.received,
         identity=lambda: str(uuid.uuid4()),

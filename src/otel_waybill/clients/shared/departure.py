@@ -1,12 +1,14 @@
 """What leaves with a message: a copy of its headers that carries the running waybill and trace."""
 
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
+from otel_waybill import names
 from otel_waybill.context import running
 from otel_waybill.core.headers import without_ours
 from otel_waybill.core.waybill import end_to_end_headers
@@ -26,3 +28,30 @@ def traceparent(span: Span) -> str | None:
         return None
     flags = f"{identity.trace_flags:02x}"
     return f"00-{trace.format_trace_id(identity.trace_id)}-{trace.format_span_id(identity.span_id)}-{flags}"
+
+
+_MARGIN = 4096
+_DISPENSABLE = (names.HEADER_EXCEPTION_MESSAGE, names.HEADER_BAGGAGE, names.HEADER_TRACESTATE)
+
+
+def fitting(
+    headers: dict[str, object], size: Callable[[dict[str, object]], int], frame_max: int
+) -> dict[str, object] | None:
+    """Return *headers*, shortened if need be, so that they fit into one frame; None if they cannot.
+
+    AMQP never splits the header of a message, and a frame that is too large closes the whole connection
+    (501, FRAME_ERROR).
+
+    Args:
+        headers: of a copy.
+        size: octets that a message with such headers takes in its header frame.
+        frame_max: octets that client and broker have agreed on; 0 is no limit.
+    """
+    limit = frame_max - _MARGIN if frame_max else sys.maxsize
+    if size(headers) <= limit:
+        return headers
+    for name in _DISPENSABLE:
+        headers = {key: value for key, value in headers.items() if key != name}
+        if size(headers) <= limit:
+            return headers
+    return None

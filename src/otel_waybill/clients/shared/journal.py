@@ -27,6 +27,7 @@ from otel_waybill.telemetry.recorder import Current, Recorder, Work
 from otel_waybill.telemetry.semconv import PROCESS, PUBLISH, Attribute, Endpoint
 
 _opening = harmless("starting a process span")
+_departing = harmless("tracing a copy")
 
 _SHORTEST_HOLD = 0.001
 """Seconds below which a delivery was not held, only handed on."""
@@ -110,6 +111,11 @@ class Journal:
         self.open()
         if self._recorder.silent or self._work is None:
             return None, dict(copy.headers)
+        with _departing:
+            return self._departed(copy, self._work)
+        return None, dict(copy.headers)
+
+    def _departed(self, copy: Republish, processing: Work) -> tuple[Work, dict[str, object]]:
         about = self._message._replace(
             exchange=copy.exchange, routing_key=copy.routing_key, delivery_tag=None
         )
@@ -119,7 +125,7 @@ class Journal:
         sending = entered(Running(waybill=copy.waybill), self._arrival.context)
         with work.current(sending) as context:
             headers = departing(copy.headers, context) | ours(copy.headers)
-        previous = traceparent(self._work.span)
+        previous = traceparent(processing.span)
         return work, headers if previous is None else headers | {names.HEADER_PREVIOUS: previous}
 
     def close(self, outcome: Outcome) -> None:

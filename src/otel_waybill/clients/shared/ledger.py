@@ -1,99 +1,159 @@
-"""Deliveries under a policy that are not settled yet, by channel.
+"""The deliveries of one channel that are not settled yet, and whose they are.
 
-A program settles by delivery tag, from wherever it likes. The ledger tells whose tag that is, so that a
-refusal can be intercepted and an ack is noticed.
+A program settles by delivery tag, from wherever it likes, and with `multiple` for tags that it does not even
+name. The ledger tells what it may settle: what its handlers have been given, and nothing that a policy
+holds, runs again or is copying, because an ack for that loses a message or closes the channel.
 """
 
-from typing import Generic, Protocol, TypeVar
-from weakref import WeakKeyDictionary
+from collections.abc import Callable
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from otel_waybill.core.verdicts import Settled
 from otel_waybill.telemetry.hooks import Message
 
 
 class Entry(Protocol):
-    """One delivery in the ledger."""
+    """One delivery under a policy."""
 
     @property
-    def started(self) -> bool:
-        """Whether the handler has been given it; one that is held is nobody's to settle yet."""
+    def entrusted(self) -> bool:
+        """Whether it is for the program to settle: while its handler runs, or left it open."""
 
     @property
     def settled(self) -> Settled | None:
         """What the program has said about it so far."""
 
 
-E = TypeVar("E", bound=Entry)
 T = TypeVar("T")
+E = TypeVar("E", bound=Entry)
 
 
-class Ledger(dict[int, E]):
-    """The entries of one channel by delivery tag."""
+class Plan(NamedTuple, Generic[E]):
+    """What becomes of one settlement by the program.
 
-    def covered(self, tag: int, *, multiple: bool) -> list[tuple[int, E]]:
-        """Return the entries that a settlement of *tag* speaks of; 0 with *multiple* means all of them."""
-        if not multiple:
-            entry = self.get(tag)
-            return [] if entry is None else [(tag, entry)]
-        return [(each, entry) for each, entry in sorted(self.items()) if tag == 0 or each <= tag]
+    Attributes:
+        whole: whether its own frame may go to the broker as it is.
+        tags: if not, the tags to settle one by one instead.
+        entries: the deliveries under a policy that it speaks of.
+    """
+
+    whole: bool
+    tags: list[int]
+    entries: list[E]
 
 
-class Ledgers(Generic[E]):
-    """The ledger of each channel, forgotten with it: tags of an old channel mean nothing on a new one."""
+class Ledger(Generic[E]):
+    """The unsettled deliveries of one channel."""
+
+    MOST = 65_536
+    """More than any limited prefetch allows; a program that never settles costs no more than that."""
 
     def __init__(self) -> None:
-        self._by_channel: WeakKeyDictionary[object, Ledger[E]] = WeakKeyDictionary()
+        self.entries: dict[int, E] = {}
+        self._about: dict[int, Message] = {}
 
-    def of(self, channel: object) -> Ledger[E]:
-        """Return the ledger of *channel*, a new one if it has none."""
-        return self._by_channel.setdefault(channel, Ledger())
+    def note(self, message: Message) -> None:
+        """Remember what was delivered, without its body."""
+        if message.delivery_tag is None:
+            return
+        if len(self._about) >= self.MOST:
+            del self._about[next(iter(self._about))]
+        self._about[message.delivery_tag] = message._replace(properties=None, body=None)
 
-    def seen(self, channel: object) -> Ledger[E] | None:
-        """Return the ledger of *channel* if it has one with entries."""
-        return self._by_channel.get(channel) or None
+    def about(self, tag: int | None) -> Message | None:
+        """Return what the delivery with *tag* was about, if that is known."""
+        return None if tag is None else self._about.get(tag)
+
+    def close(self, tag: int) -> None:
+        """Forget the delivery with *tag*: its policy has settled it, or nobody can."""
+        self.entries.pop(tag, None)
+        self._about.pop(tag, None)
+
+    def settle(self, tag: int, *, multiple: bool, refusing: bool) -> Plan[E]:
+        """Decide what a settlement of *tag* by the program may say, and forget what it settles.
+
+        Args:
+            tag: the delivery tag; 0 with *multiple* means all (AMQP 0-9-1, basic.ack).
+            multiple: whether it speaks of all up to *tag* as well.
+            refusing: whether it is a nack or a reject, which for a delivery under a policy is a failure
+                for the policy to deal with.
+        """
+        if not multiple:
+            covered = [tag]
+        else:
+            covered = sorted(each for each in self._about if tag in {0, each} or each < tag)
+        entries = {each: self.entries[each] for each in covered if each in self.entries}
+        open_ = [entry for entry in entries.values() if entry.entrusted and entry.settled is None]
+        if refusing:
+            tags = [each for each in covered if each not in entries]
+            whole = not entries
+        else:
+            tags = [each for each in covered if each not in entries or entries[each] in open_]
+            whole = len(open_) == len(entries)
+        for each in tags:
+            self._about.pop(each, None)
+        return Plan(whole, tags, open_)
+
+
+class Owned(Generic[T]):
+    """A value that lives and dies with an object of the client's, such as a channel.
+
+    Kept as an attribute of that object: a table of our own would keep alive what its values refer to.
+    """
+
+    def __init__(self, name: str, make: Callable[[], T]) -> None:
+        """Name the value; *make* makes one for an owner that has none."""
+        self._name = f"_otel_waybill_{name}"
+        self._make = make
+
+    def of(self, owner: object) -> T:
+        """Return the value of *owner*, a new one if it has none."""
+        value: T | None = self.seen(owner)
+        if value is None:
+            value = vars(owner)[self._name] = self._make()
+        return value
+
+    def seen(self, owner: object) -> T | None:
+        """Return the value of *owner* if it has one."""
+        return vars(owner).get(self._name)
+
+    def put(self, owner: object, value: T | None) -> None:
+        """Give *owner* another value."""
+        vars(owner)[self._name] = value
 
 
 class Table(Generic[T]):
-    """Something about each delivery of each channel, by delivery tag, for as long as it may be wanted.
+    """Something about each delivery of each channel, by delivery tag, bounded as a ledger is."""
 
-    Bounded by the life of the channel and by number: a program that never settles costs no more than that.
-    """
-
-    _MOST = 1024
-
-    def __init__(self) -> None:
-        self._by_channel: WeakKeyDictionary[object, dict[int, T]] = WeakKeyDictionary()
+    def __init__(self, name: str) -> None:
+        """Name what it is."""
+        self._of: Owned[dict[int, T]] = Owned(name, dict)
 
     def add(self, channel: object, tag: int | None, value: T) -> None:
         """Remember *value*; a delivery without a tag cannot be asked for again."""
         if tag is None:
             return
-        known = self._by_channel.setdefault(channel, {})
-        if len(known) >= self._MOST:
+        known = self._of.of(channel)
+        if len(known) >= Ledger.MOST:
             del known[next(iter(known))]
         known[tag] = value
 
-    def get(self, channel: object, tag: int | None) -> T | None:
-        """Return what is known of *tag*."""
-        return None if tag is None else self._by_channel.get(channel, {}).get(tag)
-
     def take(self, channel: object, tag: int | None) -> T | None:
         """Return what is known of *tag*, once."""
-        return None if tag is None else self._by_channel.get(channel, {}).pop(tag, None)
+        known = self._of.seen(channel)
+        return None if known is None or tag is None else known.pop(tag, None)
 
 
-class Recent(Table[Message]):
-    """What each delivery was about, without its body."""
+class Ledgers(Owned[Ledger[E]]):
+    """The ledger of each channel: tags of an old channel mean nothing on a new one."""
+
+    def __init__(self) -> None:
+        super().__init__("ledger", Ledger)
 
     def note(self, channel: object, message: Message) -> None:
-        """Remember what was delivered."""
-        self.add(channel, message.delivery_tag, message._replace(properties=None, body=None))
+        """Remember what was delivered on *channel*."""
+        self.of(channel).note(message)
 
-    def about(self, channel: object, tag: int) -> Message:
-        """Return what a settlement of *tag* is about, once."""
-        return self.take(channel, tag) or Message(delivery_tag=tag)
-
-    def queue(self, channel: object, tag: int | None) -> str | None:
-        """Return the queue from which *tag* came, if that is known."""
-        known = self.get(channel, tag)
-        return None if known is None else known.queue
+    def about(self, channel: object, tag: int | None) -> Message:
+        """Return what the delivery with *tag* was about, as far as that is known."""
+        return self.of(channel).about(tag) or Message(delivery_tag=tag)

@@ -1,7 +1,7 @@
 """Which terms hold for a consumer, and whether they can."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import NamedTuple
@@ -22,30 +22,37 @@ class Consumer:
     acknowledges: bool = True
     exclusive: bool = False
     pulled: bool = False
+    asynchronous: bool = False
     arguments: Mapping[str, object] | None = None
 
     def objection(self) -> str | None:
         """Return why no policy can stand here, or None."""
-        if not self.queue:
-            return "the queue has no name here; name it, so that copies find their way back"
-        if self.pulled:
-            return (
-                "its messages are taken by iteration; handle each of them with policy.run(message, handler)"
-            )
-        if not self.acknowledges:
-            return "it consumes without acknowledgements, so nothing could be retried or parked"
-        if self.exclusive or is_anonymous(self.queue):
-            return "the queue is server-named or exclusive, so a copy could outlive it"
-        if self.arguments and "x-stream-offset" in self.arguments:
-            return "it is a stream, which is read rather than consumed"
-        return None
+        generated = self.exclusive or is_anonymous(self.queue)
+        stream = "x-stream-offset" in (self.arguments or {})
+        objections = {
+            "the queue has no name here; name it, so that copies find their way back": not self.queue,
+            "its messages are taken by iteration; handle each of them with policy.run(...)": self.pulled,
+            "pika's asynchronous channels cannot run one yet; use a BlockingConnection": self.asynchronous,
+            "it consumes without acknowledgements, so nothing could be retried": not self.acknowledges,
+            "the queue is server-named or exclusive, so a copy could outlive it": generated,
+            "it is a stream, which is read rather than consumed": stream,
+        }
+        return next((objection for objection, holds in objections.items() if holds), None)
 
 
 class Bound(NamedTuple):
-    """A handler and the terms it runs under, if any."""
+    """A handler and the terms it runs under, if any.
+
+    Attributes:
+        handler: what to call.
+        terms: what it runs under.
+        passed: whether somebody has put a wrapper of their own around one of ours: it is called as it is,
+            and what it wraps does all that there is to do.
+    """
 
     handler: Handler
     terms: Terms | None
+    passed: bool = False
 
 
 class Policies:
@@ -67,6 +74,9 @@ class Policies:
         if isinstance(callback, Guarded):
             _refuse(consumer, objection)
             return Bound(callback.handler, settling(callback.terms, "return"))
+        if any(isinstance(inner, Guarded) for inner in _wrapped_by(callback)):
+            _refuse(consumer, objection)
+            return Bound(callback, None, passed=True)
         named = self._exact.get(consumer.queue)
         if named is not None:
             _refuse(consumer, objection)
@@ -78,6 +88,15 @@ class Policies:
                 _log.info("policy %r does not apply to queue %r: %s", pattern, consumer.queue, objection)
                 break
         return Bound(callback, None)
+
+
+def _wrapped_by(callback: object) -> Iterator[object]:
+    """Yield what *callback* says it wraps; bounded, because others may lie."""
+    for _ in range(100):
+        callback = getattr(callback, "__wrapped__", None)
+        if callback is None:
+            return
+        yield callback
 
 
 def check_prefetch(seen: int | None, queue: str) -> None:
