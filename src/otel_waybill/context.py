@@ -6,16 +6,17 @@ secret in a request id.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from opentelemetry import baggage
 from opentelemetry import context as otel
 from opentelemetry.context import Context
 
 from otel_waybill.core.delivery import Instant
-from otel_waybill.core.headers import text
+from otel_waybill.core.headers import number, text
 from otel_waybill.core.waybill import (
     BAGGAGE_KEYS,
     EMPTY,
@@ -26,6 +27,9 @@ from otel_waybill.core.waybill import (
     from_baggage,
 )
 from otel_waybill.errors import DeadlineExceeded, InvalidRequest
+
+if TYPE_CHECKING:
+    from contextvars import Token
 
 _KEY = otel.create_key("waybill")
 _OURS = frozenset(BAGGAGE_KEYS.values())
@@ -49,19 +53,23 @@ class Running:
 
 
 class Block:
-    """A `with` block in which other facts hold; what it changes is undone however it is left."""
+    """A `with` block in which other facts hold; what it changes is undone however it is left.
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    The facts are those of the moment at which it is entered, whenever it was made.
+    """
+
+    def __init__(self, facts: Callable[[], Running]) -> None:
+        self._facts = facts
+        self._tokens: list[Token[Context]] = []
 
     def __enter__(self) -> Self:
-        self._token = otel.attach(self._context)
+        self._tokens.append(otel.attach(entered(self._facts(), otel.get_current())))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        otel.detach(self._token)
+        otel.detach(self._tokens.pop())
 
 
 def running(context: Context | None = None) -> Running:
@@ -104,26 +112,14 @@ def request(*, id: str | None = None, deadline: float | None = None, retry_limit
 
     Args:
         id: names the request in every message and trace; printable ASCII, 1 to 128 characters.
-        deadline: seconds from now, above 0 and at most 86400.
+        deadline: seconds from when the block is entered, above 0 and at most 86400.
         retry_limit: retries that the request may cost on all hops together, 0 or more.
 
     Raises:
         InvalidRequest: an argument is out of its range.
     """
     _check_request(id, deadline, retry_limit)
-    outer = running()
-    waybill, due, enforced = outer.waybill, outer.due, outer.enforced
-    if id is not None:
-        waybill = replace(waybill, request_id=id)
-    if retry_limit is not None:
-        known = waybill.retry_limit
-        waybill = replace(waybill, retry_limit=retry_limit if known is None else min(known, retry_limit))
-    if deadline is not None:
-        waybill = waybill.shortened(time.time() + deadline)
-        mine = time.monotonic() + deadline
-        due = mine if due is None else min(due, mine)
-        enforced = True
-    return Block(entered(Running(waybill=waybill, due=due, enforced=enforced), otel.get_current()))
+    return Block(lambda: _tightened(running(), id, deadline, retry_limit))
 
 
 def deadline(seconds: float) -> Block:
@@ -133,7 +129,7 @@ def deadline(seconds: float) -> Block:
 
 def detached() -> Block:
     """Open a block for facts that outlive the request: no deadline, retries or limit; trace and id stay."""
-    return Block(entered(Running(waybill=running().waybill.detached()), otel.get_current()))
+    return Block(lambda: Running(waybill=running().waybill.detached()))
 
 
 def current() -> Waybill:
@@ -167,19 +163,36 @@ def check_publish(context: Context | None = None) -> None:
         _check(state)
 
 
+def _tightened(
+    outer: Running, identity: str | None, seconds: float | None, retry_limit: int | None
+) -> Running:
+    waybill, due, enforced = outer.waybill, outer.due, outer.enforced
+    if identity is not None:
+        waybill = replace(waybill, request_id=identity)
+    if retry_limit is not None:
+        known = waybill.retry_limit
+        waybill = replace(waybill, retry_limit=retry_limit if known is None else min(known, retry_limit))
+    if seconds is not None:
+        waybill = waybill.shortened(time.time() + seconds)
+        mine = time.monotonic() + seconds
+        due = mine if due is None else min(due, mine)
+        enforced = True
+    return Running(waybill=waybill, due=due, enforced=enforced)
+
+
 def _check(state: Running) -> None:
     if state.due is not None and (overdue := time.monotonic() - state.due) >= 0:
         raise DeadlineExceeded(overdue)
 
 
 def _check_request(identity: str | None, seconds: float | None, retry_limit: int | None) -> None:
-    if identity is not None and text(identity, LONGEST_REQUEST_ID) is None:
+    if identity is not None and text(identity, LONGEST_REQUEST_ID) != identity:
         msg = f"need id of 1 to {LONGEST_REQUEST_ID} printable ASCII characters, got {identity!r:.99}"
         raise InvalidRequest(msg)
     if seconds is not None and not 0 < seconds <= _LONGEST_DEADLINE:
         msg = f"need 0 < deadline <= {_LONGEST_DEADLINE:.0f} (seconds from now), got {seconds!r}"
         raise InvalidRequest(msg)
-    if retry_limit is not None and not 0 <= retry_limit <= LARGEST_COUNT:
+    if retry_limit is not None and number(retry_limit, 0, LARGEST_COUNT) != retry_limit:
         msg = f"need 0 <= retry_limit <= {LARGEST_COUNT}, got {retry_limit!r}"
         raise InvalidRequest(msg)
 

@@ -4,9 +4,11 @@ Only flat text: tables and arrays are not converted to AMQP 1.0, and names that 
 broker's (https://www.rabbitmq.com/docs/conversions).
 """
 
+from dataclasses import replace
+
 from otel_waybill import names
 from otel_waybill.core.delivery import Delivery, Outcome
-from otel_waybill.core.headers import for_copy, text
+from otel_waybill.core.headers import LONGEST_TEXT, for_copy, text
 from otel_waybill.core.waybill import Hop, Waybill, end_to_end_headers
 
 LONGEST_EXCEPTION_MESSAGE = 512
@@ -26,14 +28,20 @@ def parking_headers(delivery: Delivery, waybill: Waybill, outcome: Outcome, now:
         names.HEADER_CONSUMER: delivery.consumer,
     }
     if outcome.error is not None:
-        failure[names.HEADER_EXCEPTION_TYPE] = type(outcome.error).__qualname__
+        failure[names.HEADER_EXCEPTION_TYPE] = _writable(type(outcome.error).__qualname__, LONGEST_TEXT)
         failure[names.HEADER_EXCEPTION_MESSAGE] = _message(outcome.error)
     known = {name: value for name, value in failure.items() if value}
     return for_copy(delivery.headers) | _carried(delivery, waybill, now) | known
 
 
-def _carried(delivery: Delivery, waybill: Waybill, now: float) -> dict[str, str]:
+def remembered(delivery: Delivery, waybill: Waybill, now: float) -> Hop:
+    """Return what is remembered of the original of *delivery*; its first failure is at the latest *now*."""
     hop = waybill.hop or _first_hop(delivery)
+    return replace(hop, first_failed_at=hop.first_failed_at or round(now * 1000))
+
+
+def _carried(delivery: Delivery, waybill: Waybill, now: float) -> dict[str, str]:
+    hop = remembered(delivery, waybill, now)
     facts = {
         names.HEADER_ATTEMPT: str(waybill.attempt),
         names.HEADER_ID: waybill.id,
@@ -43,7 +51,7 @@ def _carried(delivery: Delivery, waybill: Waybill, now: float) -> dict[str, str]
         names.HEADER_ORIGIN_ROUTING_KEY: hop.routing_key,
         names.HEADER_ORIGIN_USER_ID: hop.user_id,
         names.HEADER_ORIGIN_EXPIRATION: hop.expiration,
-        names.HEADER_FIRST_FAILED_AT: str(hop.first_failed_at or round(now * 1000)),
+        names.HEADER_FIRST_FAILED_AT: str(hop.first_failed_at),
     }
     return end_to_end_headers(waybill, now) | {
         name: value for name, value in facts.items() if value is not None
@@ -62,6 +70,11 @@ def _first_hop(delivery: Delivery) -> Hop:
 
 def _message(error: BaseException) -> str:
     try:
-        return str(error)[:LONGEST_EXCEPTION_MESSAGE]
+        return _writable(str(error), LONGEST_EXCEPTION_MESSAGE)
     except Exception:  # noqa: BLE001 - a user's __str__ may raise anything; the message must be parked all the same
         return ""
+
+
+def _writable(words: str, limit: int) -> str:
+    # A lone surrogate, as in the name of a file that is not UTF-8, cannot be written to the wire.
+    return words[:limit].encode(errors="backslashreplace").decode()[:limit]

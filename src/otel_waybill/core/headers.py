@@ -16,7 +16,7 @@ LONGEST_TEXT = 255
 
 _LONGEST_NUMBER = 15
 _PRINTABLE = re.compile(r"[\x20-\x7e]+")
-_DECIMAL = re.compile(r"[0-9]{1,15}", re.ASCII)
+_DECIMAL = re.compile(r"[0-9]{1,15}")
 
 
 def text(value: object, limit: int = LONGEST_TEXT) -> str | None:

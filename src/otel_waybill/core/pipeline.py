@@ -18,7 +18,7 @@ from otel_waybill.core.headers import number
 from otel_waybill.core.spec import PolicySpec
 from otel_waybill.core.topology import delay_name, reachable_rung
 from otel_waybill.core.verdicts import Ack, GiveBack, Leave, Republish, Run, Settled, Step, Wait
-from otel_waybill.core.waybill import Waybill
+from otel_waybill.core.waybill import Hop, Waybill
 from otel_waybill.errors import CircuitOpen
 
 _FIRST_PAUSE = 0.5
@@ -83,6 +83,7 @@ class Execution:
             if waybill.deadline is None
             else received.monotonic + waybill.deadline - received.wall + spec.skew_tolerance
         )
+        self._expires = _expiry(delivery, waybill.hop, received)
 
     @property
     def waybill(self) -> Waybill:
@@ -131,7 +132,7 @@ class Execution:
         raise AssertionError(report)  # the match is exhaustive; mypy cannot see through its guards
 
     def _admit(self, now: Instant, u: float) -> Step:
-        if self._overdue(now.monotonic):
+        if _reached(self.due, now.monotonic):
             return self._park(Reason.DEADLINE, None, now)
         if self._breaker is None:
             return Step(self._run(now))
@@ -141,7 +142,7 @@ class Execution:
             wait = admission.retry_after
             if self.due is not None:
                 # Wake up when the deadline passes, so that what cannot run is parked in time.
-                wait = min(wait, max(0.0, self.due - now.monotonic))
+                wait = min(wait, self.due - now.monotonic)
             held = Held(queue=self._delivery.queue, breaker=self._breaker.name)
             return Step(Wait(seconds=wait), (*events, held))
         self._permit = admission.permit
@@ -165,7 +166,10 @@ class Execution:
 
     def _failed(self, error: BaseException | None, now: Instant, u: float) -> Step:
         events: tuple[Event, ...] = ()
-        if self._breaker is not None and self._permit is not None:
+        if isinstance(error, CircuitOpen):
+            # Some breaker refused a call: the dependency that this one guards had no say in it.
+            self._release()
+        elif self._breaker is not None and self._permit is not None:
             events = _known(self._breaker.fail(self._permit, now.monotonic, u))
             self._permit = None
         step = self._after_failure(error, now, u)
@@ -173,7 +177,7 @@ class Execution:
 
     def _after_failure(self, error: BaseException | None, now: Instant, u: float) -> Step:
         retry, waybill = self._spec.retry, self._waybill
-        if self._overdue(now.monotonic):
+        if _reached(self.due, now.monotonic):
             return self._park(Reason.DEADLINE, error, now)
         if retry is None or waybill.attempt >= retry.attempts:
             return self._park(Reason.MAX_ATTEMPTS, error, now)
@@ -183,8 +187,10 @@ class Execution:
         if isinstance(error, CircuitOpen):
             delay = max(delay, error.retry_after)
         milliseconds = reachable_rung(delay, retry)
-        wait = delay if milliseconds is None else milliseconds / 1000
-        if self.due is not None and now.monotonic + wait > self.due:
+        # Without a rung it is held here: longer than a blink only when an error asks for it.
+        wait = min(delay, self._spec.hold_max) if milliseconds is None else milliseconds / 1000
+        again_at = now.monotonic + wait
+        if _reached(self.due, again_at) or _reached(self._expires, again_at):
             return self._park(Reason.DEADLINE_BEFORE_RETRY, error, now)
         if milliseconds is None:
             return self._run_again(wait, now)
@@ -195,7 +201,8 @@ class Execution:
 
     def _run_again(self, wait: float, now: Instant) -> Step:
         """Hold the same delivery: the wait is too short for a trip through the broker."""
-        self._waybill = self._next()
+        hop = copies.remembered(self._delivery, self._waybill, now.wall)
+        self._waybill = replace(self._next(), hop=hop)
         self._arrived = now.monotonic
         return Step(Wait(seconds=wait))
 
@@ -243,12 +250,8 @@ class Execution:
     ) -> Outcome:
         return Outcome(result=result, attempt=self._waybill.attempt, reason=reason, delay=delay, error=error)
 
-    def _overdue(self, now: float) -> bool:
-        return self.due is not None and now > self.due
-
     def _next(self) -> Waybill:
-        waybill = self._identified()
-        return replace(waybill, attempt=waybill.attempt + 1, retries=waybill.retries + 1)
+        return self._identified().retried()
 
     def _identified(self) -> Waybill:
         return self._waybill if self._waybill.id else replace(self._waybill, id=self._identity())
@@ -257,6 +260,24 @@ class Execution:
         if self._breaker is not None and self._permit is not None:
             self._breaker.release(self._permit)
             self._permit = None
+
+
+def _expiry(delivery: Delivery, hop: Hop | None, received: Instant) -> float | None:
+    """Return the monotonic time after which the message is not worth another run, by its own expiration.
+
+    The broker counts from the publish, which nobody here has seen: this counts from the arrival of the
+    original, and once that has passed from its first failure.
+    """
+    milliseconds = number(delivery.expiration if hop is None else hop.expiration)
+    if milliseconds is None:
+        return None
+    known = None if hop is None else hop.first_failed_at
+    since = received.wall if known is None else known / 1000
+    return received.monotonic + since - received.wall + milliseconds / 1000
+
+
+def _reached(moment: float | None, now: float) -> bool:
+    return moment is not None and now >= moment
 
 
 def _known(changed: BreakerChanged | None) -> tuple[BreakerChanged, ...]:

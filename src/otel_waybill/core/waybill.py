@@ -21,7 +21,7 @@ LARGEST_COUNT = 1_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hop:
-    """What a message that went through the ladder remembers of its original delivery."""
+    """What a message that has failed remembers of its original delivery."""
 
     exchange: str = ""
     routing_key: str = ""
@@ -43,7 +43,7 @@ class Waybill:
         retry_limit: how many it may cost in all.
         attempt: which run of this message this is, from 1.
         id: identity of the message across its retries, else its ``message_id``, else None.
-        hop: the original delivery, when this one came through the ladder.
+        hop: the original delivery, once it has failed.
     """
 
     request_id: str | None = None
@@ -59,6 +59,14 @@ class Waybill:
         if deadline is None or (self.deadline is not None and self.deadline <= deadline):
             return self
         return replace(self, deadline=deadline)
+
+    def retried(self) -> "Waybill":
+        """Return the waybill of the next run of the same message: one attempt and one retry more.
+
+        Both stop at the largest count that a reader believes; beyond it they would be read as absent.
+        """
+        attempt, retries = min(self.attempt + 1, LARGEST_COUNT), min(self.retries + 1, LARGEST_COUNT)
+        return replace(self, attempt=attempt, retries=retries)
 
     def detached(self) -> "Waybill":
         """Return the waybill of a fact that outlives its request: no deadline, retries or limit."""
@@ -154,7 +162,9 @@ def _end_to_end(
     if any(header in headers for header in BAGGAGE_KEYS):
         sources.append(headers)
     carried = (
-        {header: baggage[key] for header, key in BAGGAGE_KEYS.items() if key in baggage} if baggage else {}
+        {header: _member(header, baggage[key]) for header, key in BAGGAGE_KEYS.items() if key in baggage}
+        if baggage
+        else {}
     )
     if carried:
         sources.append(carried)
@@ -162,6 +172,14 @@ def _end_to_end(
     for facts in reversed(sources):
         waybill = _overlaid(waybill, _Reader(facts, invalid), now, most)
     return waybill
+
+
+def _member(header: str, value: object) -> object:
+    # OpenTelemetry for Python leaves the properties of a member glued to its value. A request id keeps its
+    # semicolons: once decoded, nothing tells its own from those of a property.
+    if header == names.HEADER_REQUEST_ID or not isinstance(value, str):
+        return value
+    return value.partition(";")[0].rstrip()
 
 
 def _overlaid(waybill: Waybill, facts: _Reader, now: float, most: float) -> Waybill:
@@ -202,12 +220,17 @@ def _with_hop(waybill: Waybill, facts: _Reader) -> Waybill:
         first_failed_at=facts.read(names.HEADER_FIRST_FAILED_AT, number),
     )
     attempt = facts.count(names.HEADER_ATTEMPT, low=1)
-    return replace(waybill, attempt=attempt or 1, id=facts.text(names.HEADER_ID), hop=hop)
+    return replace(waybill, attempt=attempt or 1, id=facts.read(names.HEADER_ID, _name) or None, hop=hop)
 
 
 def _name(value: object) -> str | None:
-    # Exchange names and routing keys are any UTF-8 of at most 255 octets, the empty one included.
-    return value if isinstance(value, str) and len(value) <= LONGEST_TEXT else None
+    # What a client reads from a short string: any UTF-8 of at most 255 octets, the empty one included.
+    if not isinstance(value, str) or len(value) > LONGEST_TEXT:
+        return None
+    try:
+        return value if len(value.encode()) <= LONGEST_TEXT else None
+    except UnicodeEncodeError:
+        return None
 
 
 def _milliseconds(seconds: float) -> int:

@@ -18,7 +18,6 @@ from otel_waybill.core.verdicts import (
     Report,
     Republish,
     Run,
-    Step,
     Wait,
 )
 from otel_waybill.errors import DeadlineExceeded
@@ -44,23 +43,30 @@ async def drive(
         chance: draws from [0, 1).
 
     Raises:
-        asyncio.CancelledError: the task was cancelled; the delivery has been given back.
+        asyncio.CancelledError: the task was cancelled; the delivery has been given back. The same holds for
+            `KeyboardInterrupt`, `SystemExit` and whatever else is no `Exception`.
     """
     if report is None:
         step = execution.start(clock(), chance())
     else:
         step = execution.resume(report, clock(), chance())
+    interruption: BaseException | None = None
     while True:
         for event in step.events:
             performer.emit(event)
         if isinstance(step.verdict, Ack | GiveBack | Leave):
             await performer.settle(step.verdict)
+            if interruption is not None:
+                raise interruption
             return step.verdict.outcome
         try:
             report = await _perform(step.verdict, performer, clock)
-        except asyncio.CancelledError:
-            await _give_back(execution.resume(Cancelled(performer.settled), clock(), chance()), performer)
+        except (Exception, GeneratorExit):
+            # A client has a fault, or the coroutine is closed: nothing can be sent, but no permit stays out.
+            execution.resume(Cancelled(performer.settled), clock(), chance())
             raise
+        except BaseException as error:  # noqa: BLE001 - raised again once the delivery is settled
+            report, interruption = Cancelled(performer.settled), error
         step = execution.resume(report, clock(), chance())
 
 
@@ -68,12 +74,12 @@ async def _perform(
     verdict: Run | Wait | Republish, performer: AsyncPerformer, clock: Callable[[], Instant]
 ) -> Report:
     match verdict:
-        case Run():
-            return await _attempt(verdict, performer, clock)
-        case Wait():
-            return await performer.wait(verdict.seconds)
-        case Republish():
-            return await performer.republish(verdict)
+        case Run() as run:
+            return await _attempt(run, performer, clock)
+        case Wait(seconds=seconds):
+            return await performer.wait(seconds)
+        case copy:
+            return await performer.republish(copy)
 
 
 async def _attempt(run: Run, performer: AsyncPerformer, clock: Callable[[], Instant]) -> Report:
@@ -86,10 +92,3 @@ async def _attempt(run: Run, performer: AsyncPerformer, clock: Callable[[], Inst
     except TimeoutError:
         # Only ours can arrive here: whatever the handler raises comes back as a report.
         return Raised(DeadlineExceeded(max(0.0, clock().monotonic - run.due)), performer.settled)
-
-
-async def _give_back(step: Step, performer: AsyncPerformer) -> None:
-    for event in step.events:
-        performer.emit(event)
-    if isinstance(step.verdict, Ack | GiveBack | Leave):
-        await performer.settle(step.verdict)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from otel_waybill.core.delivery import Instant
 from otel_waybill.core.pipeline import Execution
-from otel_waybill.core.verdicts import Ack, GiveBack, Leave, Report, Republish, Run, Step, Wait
+from otel_waybill.core.verdicts import Report, Republish, Run, Step, Wait
 from otel_waybill.resilience.clock import instant
 from otel_waybill.resilience.port import Answer, Performer
 
@@ -36,7 +36,7 @@ def drive(
                 performer.wait(seconds, answer)
             case Republish() as copy:
                 performer.republish(copy, answer)
-            case Ack() | GiveBack() | Leave() as last:
+            case last:
                 performer.settle(last)
 
     take(execution.start(clock(), chance()))

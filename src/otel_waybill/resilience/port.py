@@ -43,7 +43,7 @@ class AsyncPerformer(Protocol):
         """Hold the delivery."""
 
     async def attempt(self, run: Run) -> Report:
-        """Call the handler; a cancellation passes through unreported."""
+        """Call the handler; what is no `Exception`, as a cancellation, passes through unreported."""
 
     async def republish(self, copy: Republish) -> Report:
         """Publish the copy and wait until it is confirmed and routed, or is known or feared not to be."""

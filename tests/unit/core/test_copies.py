@@ -1,0 +1,147 @@
+"""Copies: what goes with a message to the ladder and to parking."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from otel_waybill import names
+from otel_waybill.core.copies import parking_headers, retry_headers
+from otel_waybill.core.delivery import Delivery, Outcome, Reason, Result
+from otel_waybill.core.waybill import Hop, Waybill, decode
+
+NOW = 1_764_000_000.789
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-00f067aa0ba902b7-01"
+OURS = [
+    name for key, name in vars(names).items() if key.startswith("HEADER_") and name.startswith("waybill-")
+]
+
+DELIVERY = Delivery(
+    queue="orders",
+    exchange="shop",
+    routing_key="order.created",
+    headers={"tenant": "acme", "traceparent": TRACE, "x-death": [{}], "waybill-attempt": "77"},
+    message_id="4711",
+    user_id="shop",
+    expiration="60000",
+    consumer="ctag1",
+)
+
+
+class Unspeakable(Exception):  # noqa: N818 - it is one
+    """An exception whose text cannot be had."""
+
+    def __str__(self) -> str:
+        msg = "no words"
+        raise LookupError(msg)
+
+
+def parked(
+    error: BaseException | None, delivery: Delivery = DELIVERY, waybill: Waybill | None = None
+) -> dict[str, Any]:
+    """The headers of *delivery* when *error* has parked it."""
+    outcome = Outcome(result=Result.PARKED, attempt=5, reason=Reason.MAX_ATTEMPTS, error=error)
+    return parking_headers(delivery, waybill or Waybill(id="4711", attempt=5), outcome, NOW)
+
+
+def test_first_copy_remembers_the_original() -> None:
+    """Beside the user's headers the copy tells where the message came from and which run comes next."""
+    expected = {
+        "tenant": "acme",
+        "traceparent": TRACE,
+        "waybill-retries": "1",
+        "waybill-attempt": "2",
+        "waybill-id": "4711",
+        "waybill-queue": "orders",
+        "waybill-creation": TRACE,
+        "waybill-origin-exchange": "shop",
+        "waybill-origin-routing-key": "order.created",
+        "waybill-origin-user-id": "shop",
+        "waybill-origin-expiration": "60000",
+        "waybill-first-failed-at": "1764000000789",
+    }
+    assert expected == retry_headers(DELIVERY, Waybill(id="4711", attempt=2, retries=1), NOW)
+
+
+def test_later_copies_remember_the_same() -> None:
+    """After five trips through the ladder the original is still the one that the user published."""
+    waybill = Waybill(id="4711", attempt=2)
+    first = retry_headers(DELIVERY, waybill, NOW)
+    again = Delivery(
+        queue="orders",
+        exchange=names.RETURN_EXCHANGE,
+        routing_key="orders",
+        headers=first
+        | {"x-death": [{}], "x-first-death-queue": "waybill.delay.v1.1000", "traceparent": "another"},
+    )
+    decoded = decode(again, {}, now=NOW + 5, max_deadline=60.0).waybill
+    second = retry_headers(again, decoded.retried(), NOW + 5)
+    assert first | {"traceparent": "another", "waybill-attempt": "3", "waybill-retries": "1"} == second
+
+
+def test_parked_copy_says_why() -> None:
+    """Whoever looks at a parked message sees what happened, when, how often and to whom."""
+    headers = parked(ValueError("no such order"))
+    expected = {
+        "waybill-reason": "max-attempts",
+        "waybill-exception-type": "ValueError",
+        "waybill-exception-message": "no such order",
+        "waybill-failed-at": "1764000000789",
+        "waybill-consumer": "ctag1",
+        "waybill-attempt": "5",
+    }
+    assert expected == {name: headers.get(name) for name in expected}
+
+
+def test_message_that_never_failed_has_no_exception() -> None:
+    """A message parked at the door names the reason and no exception."""
+    assert {"waybill-exception-type", "waybill-exception-message"}.isdisjoint(parked(None))
+
+
+def test_exception_without_words_parks_all_the_same() -> None:
+    """An exception that cannot be put into words does not keep its message from being parked."""
+    headers = parked(Unspeakable())
+    assert "Unspeakable" == headers["waybill-exception-type"]
+    assert "waybill-exception-message" not in headers
+
+
+@pytest.mark.parametrize("name", ["\udcff.csv", "ä" * 1000, "\udcff" * 1000])
+def test_exception_text_can_always_be_written(name: str) -> None:
+    """A file name that is not UTF-8, or a text without end, still fits on the wire."""
+    message = parked(ValueError(name))["waybill-exception-message"]
+    assert 1 <= len(message) <= 512
+    assert message.encode()
+
+
+@given(
+    error=st.none() | st.builds(ValueError, st.text(st.characters(), min_size=0, max_size=5000)),
+    long_name=st.booleans(),
+    size=st.integers(0, 255),
+)
+def test_what_is_ours_is_flat_text_of_at_most_8_kib(
+    error: BaseException | None, size: int, *, long_name: bool
+) -> None:
+    """Whatever the message and the failure are, our headers fit into one frame and survive AMQP 1.0."""
+    if error is not None and long_name:
+        error = type("E" * 10_000, (Exception,), {})(*error.args)
+    most = "é" * (size // 2)
+    hop = Hop(
+        exchange=most, routing_key=most, user_id=most, expiration="9" * 15, creation=TRACE, first_failed_at=1
+    )
+    waybill = Waybill(
+        request_id="r" * 128, deadline=NOW + 5, retries=9, retry_limit=9, attempt=5, id="i" * size, hop=hop
+    )
+    delivery = Delivery(queue=most, exchange=most, routing_key=most, headers={}, consumer=most)
+    headers = parked(error, delivery, waybill)
+    assert set(headers) <= set(OURS)
+    assert all(isinstance(value, str) for value in headers.values())
+    assert sum(len(name) + len(value.encode()) for name, value in headers.items()) <= 8192
+
+
+def test_trace_that_is_no_text_is_not_remembered() -> None:
+    """A hostile traceparent is not carried on as the creation of the message."""
+    delivery = Delivery(queue="orders", exchange="", routing_key="orders", headers={"traceparent": [TRACE]})
+    headers = retry_headers(delivery, Waybill(), NOW)
+    assert {"waybill-creation", "waybill-id", "waybill-origin-user-id"}.isdisjoint(headers)
+    assert ("", "orders") == (headers["waybill-origin-exchange"], headers["waybill-origin-routing-key"])

@@ -1,0 +1,802 @@
+"""The pipeline: what becomes of one delivery, whatever happens to it."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from otel_waybill import names
+from otel_waybill.core.backoff import Backoff
+from otel_waybill.core.breaker import Admission, Permit
+from otel_waybill.core.delivery import Delivery, Instant, Outcome, Reason, Result
+from otel_waybill.core.events import BreakerChanged, Ended, Held, Unconfirmed
+from otel_waybill.core.pipeline import Execution, Gate
+from otel_waybill.core.spec import PolicySpec, Retry, Settle
+from otel_waybill.core.topology import delay_name, rung
+from otel_waybill.core.verdicts import (
+    Ack,
+    Cancelled,
+    GiveBack,
+    Gone,
+    Leave,
+    Published,
+    Raised,
+    Report,
+    Republish,
+    Returned,
+    Run,
+    Settled,
+    Step,
+    Verdict,
+    Wait,
+    Waited,
+)
+from otel_waybill.core.waybill import LARGEST_COUNT, Hop, Waybill
+from otel_waybill.errors import CircuitOpen
+
+V = TypeVar("V", bound=Verdict)
+
+START = 1000.0
+WALL = 1_764_000_000.0
+STEADY = Backoff(first=1.0, ceiling=30.0, jitter="none")
+RETRY = Retry(attempts=3, backoff=STEADY)
+SPEC = PolicySpec(retry=RETRY, settle="return")
+DELIVERY = Delivery(
+    queue="orders", exchange="shop", routing_key="order.created", headers={}, message_id="4711"
+)
+OPENED = BreakerChanged(breaker="payments", before="closed", after="open")
+chances = st.floats(0, 1, exclude_max=True)
+
+
+class Turnstile:
+    """A gate that remembers how every permit it gave out was closed."""
+
+    name = "payments"
+
+    def __init__(self, refusals: Iterable[float] = (), changed: BreakerChanged | None = None) -> None:
+        self.refusals = list(refusals)
+        self.changed = changed
+        self.closed: dict[Permit, list[str]] = {}
+
+    def acquire(self, now: float, u: float) -> Admission:
+        """Refuse as often as told, then let everybody in."""
+        del now, u
+        if self.refusals:
+            return Admission(permit=None, retry_after=self.refusals.pop(0), changed=self.changed)
+        permit = Permit(generation=1, probe=False, id=len(self.closed))
+        self.closed[permit] = []
+        return Admission(permit=permit, changed=self.changed)
+
+    def succeed(self, permit: Permit, now: float) -> BreakerChanged | None:
+        """Note a success."""
+        del now
+        self.closed[permit].append("succeeded")
+        return self.changed
+
+    def fail(self, permit: Permit, now: float, u: float) -> BreakerChanged | None:
+        """Note a failure."""
+        del now, u
+        self.closed[permit].append("failed")
+        return self.changed
+
+    def release(self, permit: Permit) -> None:
+        """Note that a permit came back unused."""
+        self.closed[permit].append("released")
+
+    def closings(self) -> list[str]:
+        """How the permits were closed, in order; an open one is missing here."""
+        return [closing for each in self.closed.values() for closing in each]
+
+
+class Story:
+    """One delivery and the time that passes over it."""
+
+    def __init__(
+        self,
+        spec: PolicySpec = SPEC,
+        delivery: Delivery = DELIVERY,
+        waybill: Waybill | None = None,
+        breaker: Gate | None = None,
+    ) -> None:
+        self.now = START
+        self.execution = Execution(
+            spec,
+            delivery,
+            Waybill(id="4711") if waybill is None else waybill,
+            received=self.instant(),
+            identity=lambda: "made-up",
+            breaker=breaker,
+        )
+
+    def instant(self) -> Instant:
+        """This moment."""
+        return Instant(self.now, WALL + self.now - START)
+
+    def begin(self, after: float = 0.0, u: float = 0.0) -> Step:
+        """Start *after* so many seconds."""
+        self.now += after
+        return self.execution.start(self.instant(), u)
+
+    def tell(self, report: Report, after: float = 0.0, u: float = 0.0) -> Step:
+        """Report *after* so many seconds."""
+        self.now += after
+        return self.execution.resume(report, self.instant(), u)
+
+
+def the(kind: type[V], step: Step) -> V:
+    """Return the verdict of *step*, which has to be of that *kind*."""
+    assert isinstance(step.verdict, kind), step
+    return step.verdict
+
+
+def parked(step: Step) -> Reason | None:
+    """Why the delivery of *step* is parked; it has to be."""
+    copy = the(Republish, step)
+    assert (names.PARKING_EXCHANGE, Result.PARKED) == (copy.exchange, copy.outcome.result)
+    return copy.outcome.reason
+
+
+def failed(story: Story, after: float = 0.0, error: Exception | None = None, u: float = 0.0) -> Step:
+    """Start *story* and let its handler fail."""
+    the(Run, story.begin())
+    return story.tell(Raised(error or ValueError("no such order")), after, u)
+
+
+def due_in(seconds: float, *, attempt: int = 1, retry_limit: int | None = None) -> Waybill:
+    """A waybill whose deadline lies so many seconds after the arrival."""
+    return Waybill(deadline=WALL + seconds, id="4711", attempt=attempt, retry_limit=retry_limit)
+
+
+# A run and what follows from it.
+
+
+def test_handled_message_is_acknowledged() -> None:
+    """A handler that returns has its message acknowledged, and whoever listens is told."""
+    story = Story()
+    assert Run(attempt=1) == story.begin().verdict
+    outcome = Outcome(result=Result.HANDLED, attempt=1)
+    assert Step(Ack(outcome=outcome), (Ended(queue="orders", outcome=outcome),)) == story.tell(Returned())
+
+
+def test_failed_message_goes_to_the_ladder_before_it_is_acknowledged() -> None:
+    """A failed message is acknowledged only after the broker has its copy, which says that run 2 is next."""
+    story, error = Story(), ValueError("no such order")
+    copy = the(Republish, failed(story, error=error))
+    assert (delay_name(1000), "orders") == (copy.exchange, copy.routing_key)
+    assert "2" == copy.headers[names.HEADER_ATTEMPT]
+    assert (2, 1, "4711") == (copy.waybill.attempt, copy.waybill.retries, copy.waybill.id)
+    outcome = Outcome(result=Result.RETRIED, attempt=1, delay=1.0, error=error)
+    assert outcome == copy.outcome
+    assert Step(Ack(outcome=outcome), (Ended(queue="orders", outcome=outcome),)) == story.tell(Published())
+
+
+def test_message_without_an_id_gets_one_with_its_first_copy() -> None:
+    """A message that has no id can still be followed from attempt to attempt."""
+    assert "made-up" == the(Republish, failed(Story(waybill=Waybill()))).waybill.id
+    assert "made-up" == the(Republish, failed(Story(PolicySpec(), waybill=Waybill()))).waybill.id
+
+
+def test_policy_without_retry_parks_on_the_first_failure() -> None:
+    """Whoever asks for no retries gets none, and loses nothing."""
+    assert Reason.MAX_ATTEMPTS is parked(failed(Story(PolicySpec())))
+
+
+@pytest.mark.parametrize(
+    "report", [Raised(ValueError(), Settled.ACK), Returned(Settled.ACK), Cancelled(Settled.ACK)]
+)
+def test_handler_that_acked_itself_has_the_last_word(report: Report) -> None:
+    """Whatever comes after the handler's own ack changes nothing: handled, and nothing is sent twice."""
+    gate = Turnstile()
+    story = Story(breaker=gate)
+    story.begin()
+    assert Outcome(result=Result.HANDLED, attempt=1) == the(Leave, story.tell(report)).outcome
+    assert ["succeeded"] == gate.closings()
+
+
+@pytest.mark.parametrize("settle", ["return", "handler"])
+def test_refusal_is_a_failure(settle: Settle) -> None:
+    """A nack of the handler's own is retried with a delay instead of coming back at once."""
+    story = Story(replace(SPEC, settle=settle))
+    story.begin()
+    assert delay_name(1000) == the(Republish, story.tell(Returned(Settled.REFUSED))).exchange
+
+
+def test_refusal_and_an_exception_are_one_failure() -> None:
+    """A handler that nacks and then raises has failed once, with that exception."""
+    story, error = Story(), ValueError()
+    story.begin()
+    assert error is the(Republish, story.tell(Raised(error, Settled.REFUSED))).outcome.error
+
+
+def test_return_without_settling_leaves_the_delivery_to_the_program() -> None:
+    """A program that acknowledges later from elsewhere may, and keeps no place at the breaker."""
+    gate = Turnstile()
+    story = Story(replace(SPEC, settle="handler"), breaker=gate)
+    story.begin()
+    assert Result.OPEN is the(Leave, story.tell(Returned())).outcome.result
+    assert ["released"] == gate.closings()
+
+
+def test_late_ack_ends_an_open_delivery() -> None:
+    """An ack that comes minutes after the handler returned is success, and nothing is sent on top of it."""
+    story = Story(replace(SPEC, settle="handler"))
+    story.begin()
+    story.tell(Returned())
+    assert Result.HANDLED is the(Leave, story.tell(Returned(Settled.ACK), 600.0)).outcome.result
+
+
+def test_late_refusal_retries_an_open_delivery() -> None:
+    """A nack that comes minutes after the handler returned is a failure like any other."""
+    story = Story(replace(SPEC, settle="handler"))
+    story.begin()
+    story.tell(Returned())
+    assert Result.RETRIED is the(Republish, story.tell(Returned(Settled.REFUSED), 600.0)).outcome.result
+
+
+def test_cancelled_run_gives_the_message_back_uncounted() -> None:
+    """A shutdown in the middle of a run costs no attempt and is no failure of the dependency."""
+    gate = Turnstile()
+    story = Story(breaker=gate)
+    story.begin()
+    assert Outcome(result=Result.GIVEN_BACK, attempt=1) == the(GiveBack, story.tell(Cancelled())).outcome
+    assert ["released"] == gate.closings()
+
+
+def test_channel_that_is_gone_leaves_everything_to_the_broker() -> None:
+    """When the channel has gone, nothing is sent: the broker has taken the message back."""
+    gate = Turnstile([3.0])
+    story = Story(breaker=gate)
+    the(Wait, story.begin())
+    assert Result.GIVEN_BACK is the(Leave, story.tell(Gone())).outcome.result
+
+
+def test_channel_that_goes_during_a_run_returns_the_permit() -> None:
+    """A connection that breaks under a handler does not cost the breaker one of its places."""
+    gate = Turnstile()
+    story = Story(breaker=gate)
+    story.begin()
+    the(Leave, story.tell(Gone()))
+    assert ["released"] == gate.closings()
+
+
+def test_copy_nobody_asked_for_is_a_fault() -> None:
+    """A driver that reports a copy out of nowhere is stopped, before a message is acknowledged for it."""
+    story = Story()
+    story.begin()
+    with pytest.raises(RuntimeError, match="none was asked for"):
+        story.tell(Published())
+
+
+# The order of the questions after a failure.
+
+
+def test_attempts_used_up() -> None:
+    """The last attempt that fails parks the message, and tells how often it was tried."""
+    copy = failed(Story(waybill=Waybill(id="4711", attempt=3, hop=Hop())))
+    assert Reason.MAX_ATTEMPTS is parked(copy)
+    assert 3 == the(Republish, copy).outcome.attempt
+
+
+def test_retries_of_the_request_used_up() -> None:
+    """A request that has cost its retries on other hops is not retried here either."""
+    assert Reason.RETRY_LIMIT is parked(failed(Story(waybill=Waybill(retries=10, retry_limit=10))))
+    assert Reason.RETRY_LIMIT is parked(failed(Story(waybill=Waybill(retry_limit=0))))
+    the(Republish, failed(Story(waybill=Waybill(retries=9, retry_limit=10))))
+
+
+def test_deadline_passed_while_running() -> None:
+    """What failed after its deadline is parked as such, whatever else may be said about it."""
+    assert Reason.DEADLINE is parked(failed(Story(waybill=due_in(5.0, attempt=3, retry_limit=0)), 6.0))
+
+
+def test_deadline_before_the_retry() -> None:
+    """A retry that would come too late is not waited for: the message is parked at once."""
+    assert Reason.DEADLINE_BEFORE_RETRY is parked(failed(Story(waybill=due_in(5.0)), 5.5))
+
+
+def test_the_rounded_delay_decides() -> None:
+    """What counts is when the broker would hand the message out again: 1.2 s become 1.414 s."""
+    spec = replace(SPEC, retry=Retry(backoff=Backoff(first=1.2, ceiling=30.0, jitter="none")))
+    assert Reason.DEADLINE_BEFORE_RETRY is parked(failed(Story(spec, waybill=due_in(0.25))))
+    assert 1.414 == the(Republish, failed(Story(spec, waybill=due_in(0.5)))).outcome.delay
+
+
+@given(
+    attempt=st.integers(1, 5),
+    attempts=st.integers(1, 5),
+    retries=st.integers(0, 3),
+    limit=st.none() | st.integers(0, 3),
+    left=st.none() | st.floats(0.0, 100.0),
+    elapsed=st.floats(0.0, 100.0),
+    u=chances,
+)
+def test_questions_come_in_the_order_of_the_design(  # noqa: PLR0913 - one for each fact that a question is about
+    *,
+    attempt: int,
+    attempts: int,
+    retries: int,
+    limit: int | None,
+    left: float | None,
+    elapsed: float,
+    u: float,
+) -> None:
+    """Deadline, attempts, retries of the request, deadline before the retry, else retry: in this order."""
+    spec = PolicySpec(retry=Retry(attempts=attempts, backoff=Backoff()))
+    deadline = None if left is None else WALL + left
+    story = Story(
+        spec,
+        waybill=Waybill(attempt=attempt, retries=retries, retry_limit=limit, deadline=deadline, id="4711"),
+    )
+    due = story.execution.due
+    copy = the(Republish, failed(story, elapsed, u=u))
+    wait = (rung(Backoff().delay(attempt, u)) or math.nan) / 1000
+    questions = [
+        (Reason.DEADLINE, due is not None and story.now >= due),
+        (Reason.MAX_ATTEMPTS, attempt >= attempts),
+        (Reason.RETRY_LIMIT, limit is not None and retries >= limit),
+        (Reason.DEADLINE_BEFORE_RETRY, due is not None and story.now + wait >= due),
+        (None, True),
+    ]
+    assert next(reason for reason, holds in questions if holds) is copy.outcome.reason
+
+
+# Deadlines.
+
+
+def test_expired_message_never_reaches_the_handler() -> None:
+    """Work that is not worth doing any more is not started."""
+    story = Story(waybill=due_in(-2.0))
+    assert Reason.DEADLINE is parked(story.begin())
+    assert Result.PARKED is the(Ack, story.tell(Published())).outcome.result
+
+
+def test_clocks_may_differ_by_the_tolerance() -> None:
+    """A deadline that seems to have passed by less than the tolerance still counts as met."""
+    the(Run, Story(waybill=due_in(-0.5)).begin())
+    assert Reason.DEADLINE is parked(Story(waybill=due_in(-1.0)).begin())
+    assert Reason.DEADLINE is parked(Story(replace(SPEC, skew_tolerance=0.0), waybill=due_in(0.0)).begin())
+
+
+def test_deadline_is_measured_on_the_monotonic_clock() -> None:
+    """A wall clock that jumps while the message is here changes nothing about its deadline."""
+    story = Story(waybill=due_in(10.0))
+    assert START + 11.0 == story.execution.due
+    assert (
+        Run(attempt=1, due=START + 11.0) == story.execution.start(Instant(START, WALL + 9999.0), 0.0).verdict
+    )
+
+
+def test_remaining_is_what_the_message_says() -> None:
+    """What is left, as traces show it, does not contain the tolerance; without a deadline there is none."""
+    assert 7.0 == Story(waybill=due_in(10.0)).execution.remaining(START + 3.0)
+    assert Story().execution.remaining(START) is None
+
+
+def test_deadline_that_passes_while_held_parks_in_time() -> None:
+    """What an open breaker holds is parked when its deadline passes, not when the breaker closes."""
+    story = Story(waybill=due_in(2.0), breaker=Turnstile([60.0, 60.0]))
+    wait = the(Wait, story.begin(1.0)).seconds
+    assert 2.0 == wait
+    assert Reason.DEADLINE is parked(story.tell(Waited(), wait))
+
+
+@given(left=st.floats(-1.0, 100.0, exclude_min=True), refused=st.floats(0.01, 100.0))
+def test_holding_never_spins(left: float, refused: float) -> None:
+    """Whatever is left until the deadline, a held delivery wakes up a handful of times, not in a loop."""
+    story = Story(waybill=due_in(left), breaker=Turnstile([refused] * 20_000))
+    assume(story.execution.due is not None and story.execution.due > story.now)
+    step, wakes = story.begin(), 0
+    while isinstance(step.verdict, Wait):
+        assert 0 < step.verdict.seconds <= refused
+        wakes += 1
+        step = story.tell(Waited(), step.verdict.seconds)
+    assert Reason.DEADLINE is parked(step)
+    assert wakes <= (left + 1.0) / refused + 3
+
+
+def test_expiration_bounds_retrying() -> None:
+    """A message that was to live for 5 s is not retried after them, although its copy has no expiration."""
+    delivery = replace(DELIVERY, expiration="5000")
+    assert Result.RETRIED is the(Republish, failed(Story(delivery=delivery), 3.5)).outcome.result
+    assert Reason.DEADLINE_BEFORE_RETRY is parked(failed(Story(delivery=delivery), 4.0))
+
+
+def test_expiration_bounds_retrying_over_all_attempts() -> None:
+    """Later attempts count from the first failure, so that retries do not make a message live for ever."""
+    first_failed_at = round((WALL - 3.0) * 1000)
+    retried = Waybill(id="4711", attempt=2, hop=Hop(expiration="5000", first_failed_at=first_failed_at))
+    assert Reason.DEADLINE_BEFORE_RETRY is parked(failed(Story(waybill=retried)))
+    fresh = Waybill(id="4711", attempt=2, hop=Hop(expiration="9000", first_failed_at=first_failed_at))
+    assert Result.RETRIED is the(Republish, failed(Story(waybill=fresh))).outcome.result
+    unknown = Waybill(id="4711", attempt=2, hop=Hop(expiration="5000"))
+    assert Result.RETRIED is the(Republish, failed(Story(waybill=unknown))).outcome.result
+
+
+def test_expiration_that_makes_no_sense_bounds_nothing() -> None:
+    """An expiration that no broker would accept is read as none."""
+    assert (
+        Result.RETRIED
+        is the(Republish, failed(Story(delivery=replace(DELIVERY, expiration="soon")))).outcome.result
+    )
+
+
+# Waits in this process.
+
+
+def test_very_short_backoff_runs_again_here() -> None:
+    """A wait too short for a trip through the broker is held, and costs an attempt all the same."""
+    spec = PolicySpec(retry=Retry(attempts=2, backoff=Backoff(first=0.1, ceiling=0.1, jitter="none")))
+    gate = Turnstile()
+    story = Story(spec, waybill=Waybill(), breaker=gate)
+    assert 0.1 == the(Wait, failed(story, 5.0)).seconds
+    assert (2, 1, "made-up") == (
+        story.execution.waybill.attempt,
+        story.execution.waybill.retries,
+        story.execution.waybill.id,
+    )
+    run = the(Run, story.tell(Waited(), 0.1))
+    assert 2 == run.attempt
+    assert run.held == pytest.approx(0.1)
+    assert Reason.MAX_ATTEMPTS is parked(story.tell(Raised(ValueError())))
+    assert ["failed", "failed"] == gate.closings()
+
+
+def test_first_failure_is_remembered_here_too() -> None:
+    """A message that waited in this process says when its trouble began, not when it was given up."""
+    spec = PolicySpec(retry=Retry(attempts=2, backoff=Backoff(first=0.1, ceiling=0.1, jitter="none")))
+    story = Story(spec)
+    failed(story, 5.0)
+    story.tell(Waited(), 0.125)
+    copy = the(Republish, story.tell(Raised(ValueError()), 60.0))
+    expected = ("1764000005000", "1764000065125", "shop")
+    assert expected == (
+        copy.headers[names.HEADER_FIRST_FAILED_AT],
+        copy.headers[names.HEADER_FAILED_AT],
+        copy.headers[names.HEADER_ORIGIN_EXCHANGE],
+    )
+
+
+def test_short_wait_past_the_deadline_is_not_waited() -> None:
+    """A run again in this process has to be in time like any other."""
+    spec = PolicySpec(retry=Retry(backoff=Backoff(first=0.1, ceiling=0.1, jitter="none")), skew_tolerance=0.0)
+    assert Reason.DEADLINE_BEFORE_RETRY is parked(failed(Story(spec, waybill=due_in(0.05))))
+
+
+def test_holding_without_a_ladder_is_bounded() -> None:
+    """An error that asks for an hour where there is no rung holds the message no longer than hold_max."""
+    spec = PolicySpec(retry=Retry(backoff=Backoff(first=0.1, ceiling=0.1)), hold_max=20.0)
+    assert 20.0 == the(Wait, failed(Story(spec), error=CircuitOpen("inventory", 3600.0))).seconds
+
+
+def test_counts_stay_readable() -> None:
+    """Even the largest attempt number is one that the next reader believes."""
+    spec = replace(SPEC, retry=Retry(attempts=2 * LARGEST_COUNT, backoff=STEADY))
+    largest = Waybill(id="4711", attempt=LARGEST_COUNT, retries=LARGEST_COUNT)
+    again = the(Republish, failed(Story(spec, waybill=largest))).waybill
+    assert (LARGEST_COUNT, LARGEST_COUNT) == (again.attempt, again.retries)
+
+
+# The breaker.
+
+
+def test_open_breaker_holds_and_tells() -> None:
+    """While the dependency is down the message waits here, uncounted, and listeners learn for how long."""
+    gate = Turnstile([3.0])
+    story = Story(breaker=gate)
+    held = Held(queue="orders", breaker="payments", seconds=3.0)
+    assert Step(Wait(seconds=3.0), (held,)) == story.begin()
+    run = the(Run, story.tell(Waited(), 3.0))
+    assert (1, 3.0) == (run.attempt, run.held)
+
+
+def test_change_of_the_breaker_is_told() -> None:
+    """Every change of the breaker that a delivery brings about is told, before what follows from it."""
+    story = Story(breaker=Turnstile(changed=OPENED))
+    assert (OPENED,) == story.begin().events
+    assert OPENED == story.tell(Returned()).events[0]
+    assert OPENED == failed(Story(breaker=Turnstile(changed=OPENED))).events[0]
+    assert OPENED == Story(breaker=Turnstile([1.0], OPENED)).begin().events[0]
+
+
+def test_failure_counts_against_the_breaker() -> None:
+    """A run that fails is a failure of the dependency without which it cannot work."""
+    gate = Turnstile()
+    failed(Story(breaker=gate))
+    assert ["failed"] == gate.closings()
+
+
+def test_refused_call_does_not_count_against_the_breaker() -> None:
+    """A breaker that refused a call inside the handler says nothing about the dependency of the policy."""
+    gate = Turnstile()
+    failed(Story(breaker=gate), error=CircuitOpen("inventory", 1.0))
+    assert ["released"] == gate.closings()
+
+
+def test_refused_call_waits_until_it_is_worth_trying_again() -> None:
+    """The retry after CircuitOpen comes when the breaker says so, or later if the backoff does."""
+    assert delay_name(2000) == the(Republish, failed(Story(), error=CircuitOpen("inventory", 1.5))).exchange
+    assert delay_name(1000) == the(Republish, failed(Story(), error=CircuitOpen("inventory", 0.2))).exchange
+
+
+# Crash loops.
+
+
+@pytest.mark.parametrize("count", [20, b"20", "20", None, "many", -1, True])
+def test_redeliveries_within_the_limit_run(count: object) -> None:
+    """What the broker hands out again runs again, and no value of its header stops a consumer."""
+    the(Run, Story(delivery=replace(DELIVERY, headers={names.HEADER_DELIVERY_COUNT: count})).begin())
+
+
+def test_crash_loop_is_parked() -> None:
+    """A message that kills its consumers is parked before it kills the next one, attempts uncounted."""
+    story = Story(delivery=replace(DELIVERY, headers={names.HEADER_DELIVERY_COUNT: 21}))
+    step = story.begin()
+    assert Reason.CRASH_LOOP is parked(step)
+    assert 1 == the(Republish, step).outcome.attempt
+
+
+def test_no_redelivery_at_all() -> None:
+    """With redeliveries=0 the first run is free, since the broker counts from 0, and the second is none."""
+    spec = replace(SPEC, retry=Retry(redeliveries=0))
+    the(Run, Story(spec, replace(DELIVERY, headers={names.HEADER_DELIVERY_COUNT: 0})).begin())
+    assert Reason.CRASH_LOOP is parked(
+        Story(spec, replace(DELIVERY, headers={names.HEADER_DELIVERY_COUNT: 1})).begin()
+    )
+
+
+def test_policy_without_retry_counts_no_redeliveries() -> None:
+    """The limit of redeliveries belongs to the retry; without one the broker's own holds."""
+    the(Run, Story(PolicySpec(), replace(DELIVERY, headers={names.HEADER_DELIVERY_COUNT: 999})).begin())
+
+
+# Copies that the broker does not confirm.
+
+
+def test_unconfirmed_copy_is_tried_again_and_then_given_back() -> None:
+    """Without proof nothing is acknowledged: the same copy is tried until hold_max, then given back."""
+    story = Story(replace(SPEC, hold_max=10.0))
+    copy = the(Republish, failed(story))
+    waits = []
+    step = story.tell(Published("no confirm within 5 s"))
+    while isinstance(step.verdict, Wait):
+        assert (Unconfirmed(queue="orders", error="no confirm within 5 s"),) == step.events
+        waits.append(step.verdict.seconds)
+        assert copy is story.tell(Waited(), step.verdict.seconds).verdict
+        step = story.tell(Published("no confirm within 5 s"))
+    assert [0.5, 1.0, 2.0, 4.0, 8.0] == waits
+    assert Outcome(result=Result.GIVEN_BACK, attempt=1) == the(GiveBack, step).outcome
+
+
+def test_pauses_between_tries_stop_growing() -> None:
+    """A broker that stays blocked for long is asked every 30 s, so that its return is noticed."""
+    story = Story(replace(SPEC, hold_max=500.0))
+    failed(story)
+    for _ in range(6):
+        wait = the(Wait, story.tell(Published("blocked"))).seconds
+        story.tell(Waited(), wait)
+    assert 30.0 == the(Wait, story.tell(Published("blocked"))).seconds
+
+
+def test_copy_that_gets_through_at_last_ends_the_delivery() -> None:
+    """A copy that is confirmed at the second try is as good as at the first."""
+    story = Story()
+    failed(story)
+    story.tell(Published("nack"))
+    story.tell(Waited(), 0.5)
+    assert Result.RETRIED is the(Ack, story.tell(Published())).outcome.result
+
+
+def test_shutdown_while_a_copy_is_unconfirmed_gives_back() -> None:
+    """A program that ends while its copy is in doubt returns the message: twice is better than never."""
+    story = Story()
+    failed(story)
+    story.tell(Published("nack"))
+    the(GiveBack, story.tell(Cancelled()))
+
+
+def test_unknown_report_is_a_fault() -> None:
+    """A driver that speaks nonsense is stopped."""
+    story, nonsense = Story(), "nonsense"
+    report: Any = nonsense
+    story.begin()
+    with pytest.raises(AssertionError):
+        story.tell(report)
+
+
+# Whatever happens, in whatever order.
+
+
+class Life(RuleBasedStateMachine):
+    """One delivery under a random policy, to which anything happens that can happen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.verdict: Verdict | None = None
+        self.copy: Republish | None = None
+        self.ended = 0  # terminal verdicts, but for OPEN
+        self.runs = 0  # runs that ended in a failure
+        self.proof = False  # the handler is done, or a copy is safe
+        self.copy_since = 0.0
+
+    @initialize(
+        attempts=st.none() | st.integers(1, 4),
+        first=st.sampled_from([0.05, 0.5, 8.0]),
+        settle=st.sampled_from([None, "return", "handler"]),
+        left=st.none() | st.floats(-3.0, 60.0),
+        limit=st.none() | st.integers(0, 3),
+        attempt=st.integers(1, 3),
+        count=st.none() | st.integers(0, 30),
+        guarded=st.booleans(),
+        u=chances,
+    )
+    def arrive(  # noqa: PLR0913 - the facts of one delivery
+        self,
+        *,
+        attempts: int | None,
+        first: float,
+        settle: Settle | None,
+        left: float | None,
+        limit: int | None,
+        attempt: int,
+        count: int | None,
+        guarded: bool,
+        u: float,
+    ) -> None:
+        """A delivery comes in."""
+        backoff = Backoff(first=first, ceiling=30.0)
+        self.spec = PolicySpec(
+            retry=None if attempts is None else Retry(attempts=attempts, backoff=backoff),
+            settle=settle,
+            hold_max=40.0,
+        )
+        self.gate = Turnstile()
+        self.first = attempt
+        headers = {} if count is None else {names.HEADER_DELIVERY_COUNT: count}
+        self.story = Story(
+            self.spec,
+            replace(DELIVERY, headers=headers),
+            Waybill(
+                attempt=attempt, retry_limit=limit, deadline=None if left is None else WALL + left, id="4711"
+            ),
+            self.gate if guarded else None,
+        )
+        self.take(self.story.begin(u=u))
+
+    def take(self, step: Step) -> None:
+        """Look at *step* as a driver does."""
+        before, self.verdict = self.verdict, step.verdict
+        match step.verdict:
+            case Run(attempt=attempt, due=due):
+                assert self.copy is None
+                assert self.first + self.runs == attempt
+                assert due is None or self.story.now < due
+            case Wait(seconds=seconds):
+                assert 0 < seconds <= max(self.spec.hold_max, 100.0)
+            case Republish() as copy:
+                assert self.copy is None or copy is self.copy
+                if self.copy is None:
+                    self.copy, self.copy_since = copy, self.story.now
+            case Ack(outcome=outcome):
+                assert self.proof
+                assert outcome.result in {Result.HANDLED, Result.RETRIED, Result.PARKED}
+                self.ended += 1
+            case GiveBack():
+                # It may be given back while it is in doubt, never after it was handled.
+                assert not self.proof
+                self.ended += 1
+            case Leave(outcome=outcome):
+                if outcome.result is not Result.OPEN:
+                    self.ended += 1
+                else:
+                    assert isinstance(before, Run)
+
+    def tell(self, report: Report, u: float) -> None:
+        """Report something."""
+        self.take(self.story.tell(report, u=u))
+
+    def under_way(self, kind: type[Verdict]) -> bool:
+        """Whether the last verdict was of that *kind*."""
+        return isinstance(self.verdict, kind)
+
+    def open(self) -> bool:
+        """Whether the program still has to settle."""
+        return isinstance(self.verdict, Leave) and self.verdict.outcome.result is Result.OPEN
+
+    @rule(seconds=st.floats(0.0, 20.0))
+    def time_passes(self, seconds: float) -> None:
+        """Nothing else happens."""
+        self.story.now += seconds
+
+    @precondition(lambda self: self.under_way(Run) or self.open())
+    @rule(u=chances)
+    def program_acks(self, u: float) -> None:
+        """The program acknowledges, in its handler or later."""
+        self.tell(Returned(Settled.ACK), u)
+        assert self.under_way(Leave)
+
+    @precondition(lambda self: self.under_way(Run) or self.open())
+    @rule(u=chances)
+    def program_refuses(self, u: float) -> None:
+        """The program nacks, in its handler or later."""
+        self.runs += 1
+        self.tell(Returned(Settled.REFUSED), u)
+
+    @precondition(lambda self: self.under_way(Run))
+    @rule(u=chances)
+    def handler_returns(self, u: float) -> None:
+        """The handler returns without a word."""
+        self.proof = self.spec.settle != "handler"
+        self.tell(Returned(), u)
+        assert self.under_way(Ack if self.proof else Leave)
+
+    @precondition(lambda self: self.under_way(Run))
+    @rule(
+        u=chances, error=st.sampled_from([ValueError(), CircuitOpen("inventory", 3.0)]), acked=st.booleans()
+    )
+    def handler_raises(self, u: float, error: Exception, *, acked: bool) -> None:
+        """The handler raises, before or after it has acknowledged."""
+        self.runs += not acked
+        self.tell(Raised(error, Settled.ACK if acked else None), u)
+        assert not acked or self.under_way(Leave)
+
+    @precondition(lambda self: self.under_way(Run) or self.under_way(Wait) or self.under_way(Republish))
+    @rule(u=chances)
+    def shutdown(self, u: float) -> None:
+        """The program is told to stop."""
+        self.tell(Cancelled(), u)
+        assert self.under_way(GiveBack)
+
+    @precondition(lambda self: self.under_way(Wait))
+    @rule(u=chances, refusals=st.lists(st.floats(0.1, 5.0), max_size=1))
+    def wait_is_over(self, u: float, refusals: list[float]) -> None:
+        """The hold ends, and the breaker may refuse again."""
+        assert isinstance(self.verdict, Wait)
+        self.gate.refusals = refusals
+        self.story.now += self.verdict.seconds
+        self.tell(Waited(), u)
+
+    @precondition(lambda self: self.under_way(Wait) or self.under_way(Republish))
+    @rule(u=chances)
+    def channel_goes(self, u: float) -> None:
+        """The connection breaks."""
+        self.tell(Gone(), u)
+        assert self.under_way(Leave)
+
+    @precondition(lambda self: self.under_way(Republish))
+    @rule(u=chances)
+    def copy_is_safe(self, u: float) -> None:
+        """The broker confirms the copy."""
+        assert self.copy is not None
+        self.proof = True
+        self.tell(Published(), u)
+        assert Ack(outcome=self.copy.outcome) == self.verdict
+
+    @precondition(lambda self: self.under_way(Republish))
+    @rule(u=chances)
+    def copy_is_in_doubt(self, u: float) -> None:
+        """The broker does not confirm the copy."""
+        self.tell(Published("no confirm"), u)
+        late = self.story.now - self.copy_since >= self.spec.hold_max
+        assert self.under_way(GiveBack if late else Wait)
+
+    @invariant()
+    def ends_once(self) -> None:
+        """No delivery ends twice, and one that has ended stays so."""
+        over = isinstance(self.verdict, Ack | GiveBack | Leave) and not self.open()
+        assert over == self.ended
+
+    @invariant()
+    def permits_are_closed_once(self) -> None:
+        """A run has its permit open, and nothing else ever has one."""
+        closings = [len(each) for each in self.gate.closed.values()]
+        running = isinstance(self.verdict, Run) and self.verdict.permit is not None
+        assert [1] * (len(closings) - running) + [0] * running == closings
+
+
+TestLife = Life.TestCase
+TestLife.settings = settings(max_examples=200, stateful_step_count=20, deadline=None)

@@ -1,0 +1,73 @@
+"""A handler under a policy, and the terms it runs under."""
+
+import gc
+
+import pytest
+
+from otel_waybill.core.spec import PolicySpec
+from otel_waybill.resilience.breaker import CircuitBreaker
+from otel_waybill.resilience.guarded import Guarded, Terms, settling
+
+
+def handle(message: object) -> object:
+    """Handle one message."""
+    return message
+
+
+def test_stands_where_the_handler_stood() -> None:
+    """The guarded handler has the name and the words of the one behind it, for logs and docs."""
+    guarded = Guarded(handle, Terms(spec=PolicySpec()), "orders", lambda *_: None)
+    assert ("handle", "Handle one message.") == (guarded.__name__, guarded.__doc__)  # type: ignore[attr-defined]
+    assert repr(guarded).startswith("<Guarded <function handle at ")
+    assert repr(guarded).endswith(" queue='orders'>")
+
+
+def test_hands_itself_and_the_delivery_on() -> None:
+    """A client that calls it gets what delivering under the policy returns."""
+    terms = Terms(spec=PolicySpec())
+    guarded = Guarded(handle, terms, None, lambda *delivery: delivery)
+    assert (guarded, "message") == guarded("message")
+    assert (handle, terms, None) == (guarded.handler, guarded.terms, guarded.queue)
+
+
+def test_callable_without_a_name_can_be_guarded() -> None:
+    """Any callable is a handler, also one that has no name."""
+
+    class Handler:
+        def __call__(self, message: object) -> object:
+            """Handle."""
+            return message
+
+    assert "queue=None" in repr(Guarded(Handler(), Terms(spec=PolicySpec()), None, print))
+
+
+def test_who_settles_is_decided_once() -> None:
+    """What the policy says about settling holds; where it says nothing, the place decides."""
+    said = Terms(spec=PolicySpec(settle="handler"))
+    assert said is settling(said, "return")
+    assert "return" == settling(Terms(spec=PolicySpec()), "return").spec.settle
+
+
+@pytest.fixture
+def breaker() -> CircuitBreaker:
+    """A breaker that nothing else uses."""
+    gc.collect()
+    return CircuitBreaker("guarded", clock=lambda: 0.0)
+
+
+def test_handler_uses_the_permit_of_its_policy(breaker: CircuitBreaker) -> None:
+    """A handler that calls through the breaker of its own policy takes one place, not two."""
+    terms = Terms(spec=PolicySpec(), breaker=breaker)
+    permit = breaker.acquire(0.0, 0.5).permit
+    assert permit is not None
+    with terms.lent(permit), breaker:
+        pass
+    breaker.succeed(permit, 0.0)
+    assert (1, 0) == breaker._core._window.totals(0.0)
+
+
+@pytest.mark.parametrize("with_breaker", [True, False])
+def test_without_a_permit_nothing_is_lent(breaker: CircuitBreaker, *, with_breaker: bool) -> None:
+    """A run that needed no permit runs in a block that does nothing."""
+    with Terms(spec=PolicySpec(), breaker=breaker if with_breaker else None).lent(None):
+        pass

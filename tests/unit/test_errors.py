@@ -1,0 +1,83 @@
+"""What is raised: it says what happened and what to do, and survives being sent to another process."""
+
+import copy
+import pickle
+
+import pytest
+
+from otel_waybill.errors import (
+    BrokerUnavailable,
+    CircuitOpen,
+    DeadlineExceeded,
+    InvalidPolicy,
+    InvalidRequest,
+    TopologyMismatch,
+    Unconfirmed,
+    WaybillError,
+)
+
+ERRORS = {
+    InvalidPolicy("need attempts >= 1, got 0"): "need attempts >= 1, got 0",
+    InvalidRequest("need 0 < deadline, got -1"): "need 0 < deadline, got -1",
+    DeadlineExceeded(0.5): (
+        "the deadline of this work passed 0.500 s ago; stop, or continue inside detached()"
+    ),
+    CircuitOpen("payments", 3.21): "breaker 'payments' is open; next probe in 3.2 s, call not run",
+    TopologyMismatch("queue 'orders.parked'", "PRECONDITION_FAILED"): (
+        "cannot declare queue 'orders.parked' for this policy: the broker answered 'PRECONDITION_FAILED'; "
+        "delete the existing one, or let the policy use another name"
+    ),
+    Unconfirmed("nack"): "the copy is not confirmed and routed: nack; the original stays unacknowledged",
+    BrokerUnavailable(("AMQP_URL: not set",), ("apt-get install rabbitmq-server",)): (
+        "no RabbitMQ for this run\n  - AMQP_URL: not set\nto get one:\n  apt-get install rabbitmq-server"
+    ),
+}
+each = pytest.mark.parametrize(("error", "text"), ERRORS.items(), ids=lambda value: type(value).__name__)
+
+
+@each
+def test_says_what_happened(error: WaybillError, text: str) -> None:
+    """The text of an error is a sentence that says what to do, with numbers and units."""
+    assert text == str(error)
+
+
+@each
+def test_survives_pickle_and_copy(error: WaybillError, text: str) -> None:
+    """An error that crosses a process pool is the same error, with the same facts."""
+    for twin in (pickle.loads(pickle.dumps(error)), copy.copy(error), copy.deepcopy(error)):  # noqa: S301 - our own
+        assert (type(error), error.args, vars(error), text) == (type(twin), twin.args, vars(twin), str(twin))
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda value: type(value).__name__)
+def test_one_base_catches_them_all(error: WaybillError) -> None:
+    """Whoever wants to treat our errors apart from others needs one except clause."""
+    assert isinstance(error, WaybillError)
+
+
+@pytest.mark.parametrize(
+    ("kind", "base"),
+    [
+        (DeadlineExceeded, TimeoutError),
+        (InvalidPolicy, ValueError),
+        (InvalidRequest, ValueError),
+        (TopologyMismatch, InvalidPolicy),
+    ],
+)
+def test_is_also_what_python_calls_it(kind: type[Exception], base: type[Exception]) -> None:
+    """Code that knows nothing of us catches a timeout as a timeout and a bad value as a bad value."""
+    assert issubclass(kind, base)
+
+
+def test_facts_are_attributes() -> None:
+    """Nobody has to parse a text to know when to come back."""
+    assert ("payments", 3.0) == (
+        CircuitOpen("payments", 3.0).breaker,
+        CircuitOpen("payments", 3.0).retry_after,
+    )
+    assert 0.5 == DeadlineExceeded(0.5).overdue
+    assert ("q", "r") == (TopologyMismatch("q", "r").entity, TopologyMismatch("q", "r").reply)
+    assert "nack" == Unconfirmed("nack").reply
+    assert (("a",), ("b",)) == (
+        BrokerUnavailable(("a",), ("b",)).tried,
+        BrokerUnavailable(("a",), ("b",)).remedies,
+    )
