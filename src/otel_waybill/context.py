@@ -72,6 +72,22 @@ class Block:
         otel.detach(self._tokens.pop())
 
 
+class Attached:
+    """A `with` block in which *context* is the current one."""
+
+    __slots__ = ("_context", "_token")
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def __enter__(self) -> Context:
+        self._token: Token[Context] = otel.attach(self._context)
+        return self._context
+
+    def __exit__(self, *_: object) -> None:
+        otel.detach(self._token)
+
+
 def running(context: Context | None = None) -> Running:
     """Return what runs in *context*, by default the current one; what came by baggage alone is inherited."""
     stored = otel.get_value(_KEY, context)

@@ -7,13 +7,21 @@ deadline, attempts, delay after it. Only runs count as attempts; waiting never d
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol
 
 from otel_waybill import names
 from otel_waybill.core import copies, verdicts
-from otel_waybill.core.breaker import Admission, Permit
 from otel_waybill.core.delivery import Delivery, Instant, Outcome, Reason, Result
-from otel_waybill.core.events import BreakerChanged, Ended, Event, Held, Unconfirmed
+from otel_waybill.core.events import (
+    Confirmed,
+    Ended,
+    Event,
+    Held,
+    Released,
+    RunEnded,
+    RunStarted,
+    Unconfirmed,
+)
+from otel_waybill.core.gate import Gate, Turn
 from otel_waybill.core.headers import number
 from otel_waybill.core.spec import PolicySpec
 from otel_waybill.core.topology import delay_name, reachable_rung
@@ -23,26 +31,6 @@ from otel_waybill.errors import CircuitOpen
 
 _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 30.0
-
-
-class Gate(Protocol):
-    """What the pipeline asks of a circuit breaker."""
-
-    @property
-    def name(self) -> str:
-        """Its name."""
-
-    def acquire(self, now: float, u: float) -> Admission:
-        """Ask to run one attempt."""
-
-    def succeed(self, permit: Permit, now: float) -> BreakerChanged | None:
-        """Report that the attempt succeeded."""
-
-    def fail(self, permit: Permit, now: float, u: float) -> BreakerChanged | None:
-        """Report that the attempt failed."""
-
-    def release(self, permit: Permit) -> None:
-        """Give the permit back, uncounted."""
 
 
 class Execution:
@@ -72,9 +60,9 @@ class Execution:
         self._delivery = delivery
         self._waybill = waybill
         self._identity = identity
-        self._breaker = breaker
-        self._permit: Permit | None = None
+        self._turn = Turn(breaker)
         self._arrived = received.monotonic
+        self._held = self._running = False
         self._copy: Republish | None = None
         self._copy_since = 0.0
         self._pause = _FIRST_PAUSE
@@ -98,80 +86,84 @@ class Execution:
         """Decide about the delivery as it arrives; *u* is chance in [0, 1)."""
         retry = self._spec.retry
         count = number(self._delivery.headers.get(names.HEADER_DELIVERY_COUNT))
-        if retry is not None and count is not None and count > retry.redeliveries:
+        if retry is not None and count is not None and count >= retry.redeliveries:
+            # Not one more: with its default limit of 20, RabbitMQ 4 drops the message after this delivery.
             return self._park(Reason.CRASH_LOOP, None, now)
         return self._admit(now, u)
 
-    def resume(self, report: verdicts.Report, now: Instant, u: float) -> Step:  # noqa: PLR0911 - one for each report
+    def resume(self, report: verdicts.Report, now: Instant, u: float) -> Step:  # noqa: PLR0911 - one each
         """Decide what follows from the *report* on the last verdict; *u* is chance in [0, 1)."""
         match report:
             case verdicts.Waited():
                 return self._admit(now, u) if self._copy is None else Step(self._copy)
             case verdicts.Published(error=None):
-                return self._copied()
+                return self._copied(now)
             case verdicts.Published(error=str(error)):
                 return self._unconfirmed(error, now)
-            case (
-                verdicts.Returned(settled=Settled.ACK)
-                | verdicts.Raised(settled=Settled.ACK)
-                | verdicts.Cancelled(settled=Settled.ACK)
-            ):
-                return self._succeeded(now, Leave)
-            case verdicts.Returned(settled=None):
-                return self._left_open() if self._spec.settle == "handler" else self._succeeded(now, Ack)
+            case verdicts.Gone():
+                return self._abandon(Leave)
+            case verdicts.Cancelled(settled=settled, copied=copied) if settled is not Settled.ACK:
+                return self._copied(now) if copied else self._abandon(GiveBack)
+            case verdicts.Raised(error=error, settled=settled) if settled is not Settled.ACK:
+                return self._failed(error, now, u)
             case verdicts.Returned(settled=Settled.REFUSED):
                 return self._failed(None, now, u)
-            case verdicts.Raised(error=error):
-                return self._failed(error, now, u)
-            case verdicts.Cancelled():
-                self._release()
-                return self._end(GiveBack, Result.GIVEN_BACK, ())
-            case verdicts.Gone():
-                self._release()
-                return self._end(Leave, Result.GIVEN_BACK, ())
+            case verdicts.Returned(settled=None):
+                return self._left_open() if self._spec.settle == "handler" else self._succeeded(now, Ack)
+            case verdicts.Returned() | verdicts.Raised() | verdicts.Cancelled():
+                return self._succeeded(now, Leave)  # acknowledged by the handler itself
         raise AssertionError(report)  # the match is exhaustive; mypy cannot see through its guards
 
     def _admit(self, now: Instant, u: float) -> Step:
         if _reached(self.due, now.monotonic):
             return self._park(Reason.DEADLINE, None, now)
-        if self._breaker is None:
-            return Step(self._run(now))
-        admission = self._breaker.acquire(now.monotonic, u)
-        events: tuple[Event, ...] = _known(admission.changed)
-        if admission.permit is None:
-            wait = admission.retry_after
-            if self.due is not None:
-                # Wake up when the deadline passes, so that what cannot run is parked in time.
-                wait = min(wait, self.due - now.monotonic)
-            held = Held(queue=self._delivery.queue, breaker=self._breaker.name)
-            return Step(Wait(seconds=wait), (*events, held))
-        self._permit = admission.permit
-        return Step(self._run(now), events)
+        admission = self._turn.ask(now.monotonic, u)
+        if admission is None:
+            return self._run(now, ())
+        events = () if admission.changed is None else (admission.changed,)
+        return self._run(now, events) if admission.permit else self._hold(admission.retry_after, now, events)
 
-    def _run(self, now: Instant) -> Run:
-        held = now.monotonic - self._arrived
-        return Run(attempt=self._waybill.attempt, due=self.due, permit=self._permit, held=held)
+    def _hold(self, wait: float, now: Instant, events: tuple[Event, ...]) -> Step:
+        if self.due is not None:
+            # Wake up when the deadline passes, so that what cannot run is parked in time.
+            wait = min(wait, self.due - now.monotonic)
+        if not self._held:
+            self._held = True
+            events = (*events, Held(queue=self._delivery.queue, breaker=self._turn.name or ""))
+        return Step(Wait(seconds=wait), events)
+
+    def _run(self, now: Instant, events: tuple[Event, ...]) -> Step:
+        remaining = self.remaining(now.monotonic)
+        started = RunStarted(queue=self._delivery.queue, remaining=remaining)
+        self._running = True
+        run = Run(
+            attempt=self._waybill.attempt,
+            due=self.due,
+            permit=self._turn.permit,
+            held=now.monotonic - self._arrived,
+        )
+        return Step(run, (*events, *self._released(), started))
 
     def _left_open(self) -> Step:
         # Nobody knows when, or whether, it will be settled: a permit kept until then might never come back.
-        self._release()
+        self._turn.release()
         return self._end(Leave, Result.OPEN, ())
 
+    def _abandon(self, verdict: type[GiveBack | Leave]) -> Step:
+        self._turn.release()
+        return self._end(verdict, Result.GIVEN_BACK, ())
+
     def _succeeded(self, now: Instant, verdict: type[Ack | Leave]) -> Step:
-        events: tuple[Event, ...] = ()
-        if self._breaker is not None and self._permit is not None:
-            events = _known(self._breaker.succeed(self._permit, now.monotonic))
-            self._permit = None
-        return self._end(verdict, Result.HANDLED, events)
+        return self._end(verdict, Result.HANDLED, self._turn.succeed(now.monotonic))
 
     def _failed(self, error: BaseException | None, now: Instant, u: float) -> Step:
         events: tuple[Event, ...] = ()
         if isinstance(error, CircuitOpen):
             # Some breaker refused a call: the dependency that this one guards had no say in it.
-            self._release()
-        elif self._breaker is not None and self._permit is not None:
-            events = _known(self._breaker.fail(self._permit, now.monotonic, u))
-            self._permit = None
+            self._turn.release()
+        else:
+            events = self._turn.fail(now.monotonic, u)
+        events = (*events, *self._stopped())
         step = self._after_failure(error, now, u)
         return Step(step.verdict, (*events, *step.events))
 
@@ -210,7 +202,8 @@ class Execution:
         outcome = self._outcome(Result.PARKED, error, reason=reason)
         parked = self._identified()
         headers = copies.parking_headers(self._delivery, parked, outcome, now.wall)
-        return self._republish(names.PARKING_EXCHANGE, headers, parked, outcome, now)
+        step = self._republish(names.PARKING_EXCHANGE, headers, parked, outcome, now)
+        return Step(step.verdict, self._released())
 
     def _republish(
         self, exchange: str, headers: dict[str, object], waybill: Waybill, outcome: Outcome, now: Instant
@@ -222,12 +215,14 @@ class Execution:
         self._copy_since = now.monotonic
         return Step(self._copy)
 
-    def _copied(self) -> Step:
+    def _copied(self, now: Instant) -> Step:
         copy = self._copy
         if copy is None:
             msg = "a copy was reported published, but none was asked for"
             raise RuntimeError(msg)
-        return Step(Ack(outcome=copy.outcome), (Ended(queue=self._delivery.queue, outcome=copy.outcome),))
+        queue = self._delivery.queue
+        confirmed = Confirmed(queue=queue, seconds=now.monotonic - self._copy_since)
+        return Step(Ack(outcome=copy.outcome), (confirmed, Ended(queue=queue, outcome=copy.outcome)))
 
     def _unconfirmed(self, error: str, now: Instant) -> Step:
         events = (Unconfirmed(queue=self._delivery.queue, error=error),)
@@ -238,7 +233,16 @@ class Execution:
 
     def _end(self, verdict: type[Ack | GiveBack | Leave], result: Result, events: tuple[Event, ...]) -> Step:
         outcome = self._outcome(result, None)
-        return Step(verdict(outcome=outcome), (*events, Ended(queue=self._delivery.queue, outcome=outcome)))
+        ended = Ended(queue=self._delivery.queue, outcome=outcome)
+        return Step(verdict(outcome=outcome), (*events, *self._released(), *self._stopped(), ended))
+
+    def _released(self) -> tuple[Event, ...]:
+        held, self._held = self._held, False
+        return (Released(queue=self._delivery.queue, breaker=self._turn.name or ""),) if held else ()
+
+    def _stopped(self) -> tuple[Event, ...]:
+        running, self._running = self._running, False
+        return (RunEnded(queue=self._delivery.queue),) if running else ()
 
     def _outcome(
         self,
@@ -255,11 +259,6 @@ class Execution:
 
     def _identified(self) -> Waybill:
         return self._waybill if self._waybill.id else replace(self._waybill, id=self._identity())
-
-    def _release(self) -> None:
-        if self._breaker is not None and self._permit is not None:
-            self._breaker.release(self._permit)
-            self._permit = None
 
 
 def _expiry(delivery: Delivery, hop: Hop | None, received: Instant) -> float | None:
@@ -278,7 +277,3 @@ def _expiry(delivery: Delivery, hop: Hop | None, received: Instant) -> float | N
 
 def _reached(moment: float | None, now: float) -> bool:
     return moment is not None and now >= moment
-
-
-def _known(changed: BreakerChanged | None) -> tuple[BreakerChanged, ...]:
-    return () if changed is None else (changed,)

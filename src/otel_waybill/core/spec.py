@@ -18,8 +18,10 @@ class Retry:
         attempts: runs of one message in all, the first included; 1 or more.
         backoff: the wait after each failed attempt.
         redeliveries: how often the broker may hand out the same message again after consumers died
-            with it, before it is parked as a crash loop; 0 or more. Never added to attempts, because
-            the broker's count also rises for messages that were only prefetched.
+            with it; the last time it is parked as a crash loop instead of run; 1 or more. Keep it at or
+            below the delivery limit of the queue, 20 by default since RabbitMQ 4, at which the broker
+            drops the message. Never added to attempts, because the broker's count also rises for messages
+            that were only prefetched.
 
     Raises:
         InvalidPolicy: a number is out of its range.
@@ -31,7 +33,7 @@ class Retry:
 
     def __post_init__(self) -> None:
         require(rule="attempts >= 1", holds=self.attempts >= 1, seen=self.attempts)
-        require(rule="redeliveries >= 0", holds=self.redeliveries >= 0, seen=self.redeliveries)
+        require(rule="redeliveries >= 1", holds=self.redeliveries >= 1, seen=self.redeliveries)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -66,7 +66,7 @@ async def drive(
             execution.resume(Cancelled(performer.settled), clock(), chance())
             raise
         except BaseException as error:  # noqa: BLE001 - raised again once the delivery is settled
-            report, interruption = Cancelled(performer.settled), error
+            report, interruption = Cancelled(performer.settled, performer.copied), error
         step = execution.resume(report, clock(), chance())
 
 

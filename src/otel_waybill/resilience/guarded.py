@@ -61,5 +61,11 @@ class Guarded:
         """Handle one delivery, with the arguments of the client, which expects None or an awaitable back."""
         return self._deliver(self, *args)
 
+    def __get__(self, instance: object, owner: type | None = None) -> "Guarded":
+        """Return the same around the bound method, where the handler is one of a class."""
+        if instance is None or not hasattr(self.handler, "__get__"):
+            return self
+        return Guarded(self.handler.__get__(instance, owner), self.terms, self.queue, self._deliver)
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.handler!r} queue={self.queue!r}>"

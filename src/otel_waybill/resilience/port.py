@@ -36,6 +36,10 @@ class AsyncPerformer(Protocol):
     def settled(self) -> Settled | None:
         """What the handler itself has said to the broker so far."""
 
+    @property
+    def copied(self) -> bool:
+        """Whether a copy is confirmed and routed, so that there is nothing to give back."""
+
     def emit(self, event: Event) -> None:
         """Tell whoever listens what happened to this delivery."""
 

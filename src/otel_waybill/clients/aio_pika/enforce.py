@@ -140,6 +140,7 @@ class Guard:
         """Send the copy, unless it is still on its way or safe already, and wait for its fate."""
         if self._channel.is_closed:
             return Gone()
+        self._cancelled = False  # it was the deadline that stopped the handler, if anything
         work = None
         if self._copy is None or (self._copy.done() and not self.copied):
             self._copy = None

@@ -60,9 +60,8 @@ class Policies:
 
     def __init__(self, terms: Mapping[str, Terms] | None = None) -> None:
         """Take *terms* by queue name or glob."""
-        given = terms or {}
-        self._exact = {name: value for name, value in given.items() if _GLOB.isdisjoint(name)}
-        self._globs = {name: value for name, value in given.items() if name not in self._exact}
+        self._terms = dict(terms or {})
+        self._globs = {name: value for name, value in self._terms.items() if not _GLOB.isdisjoint(name)}
 
     def bind(self, callback: Handler, consumer: Consumer) -> Bound:
         """Return the handler behind *callback* and the terms for it: an explicit wrap beats a name.
@@ -77,7 +76,7 @@ class Policies:
         if any(isinstance(inner, Guarded) for inner in _wrapped_by(callback)):
             _refuse(consumer, objection)
             return Bound(callback, None, passed=True)
-        named = self._exact.get(consumer.queue)
+        named = self._terms.get(consumer.queue)
         if named is not None:
             _refuse(consumer, objection)
             return Bound(callback, settling(named, "handler"))
