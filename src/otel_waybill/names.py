@@ -88,7 +88,7 @@ NETWORK_PEER_PORT: Final = "network.peer.port"
 ERROR_TYPE: Final = "error.type"
 
 # Not in the conventions: the pattern is that of the Java instrumentation.
-HEADER_ATTRIBUTE_PREFIX: Final = "messaging.header."
+CAPTURED_HEADER_PREFIX: Final = "messaging.header."
 
 # Keys of conventions before 1.17, which OTEL_SEMCONV_STABILITY_OPT_IN=messaging/dup adds.
 LEGACY_DESTINATION: Final = "messaging.destination"

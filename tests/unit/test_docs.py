@@ -7,7 +7,8 @@ from otel_waybill import names
 from otel_waybill.core.delivery import Reason
 from otel_waybill.core.topology import RUNGS
 
-WIRE_FORMAT = (Path(__file__).parents[2] / "docs" / "wire-format.md").read_text()
+DOCS = Path(__file__).parents[2] / "docs"
+WIRE_FORMAT = (DOCS / "wire-format.md").read_text()
 
 
 def test_the_wire_format_lists_the_rungs() -> None:
@@ -30,3 +31,17 @@ def test_the_wire_format_names_every_header_baggage_key_and_exchange() -> None:
 def test_the_wire_format_lists_the_reasons_for_parking() -> None:
     """Whoever reads a parked message finds its reason explained."""
     assert set() == {f"`{reason}`" for reason in Reason if f"`{reason}`" not in WIRE_FORMAT}
+
+
+def test_the_telemetry_reference_is_complete() -> None:
+    """Whatever spans, metrics and variables a user meets are explained."""
+    reference = (DOCS / "telemetry.md").read_text()
+    elsewhere = ("HEADER_", "BAGGAGE_", "RETURN_", "PARKING_", "UNROUTED", "DELAY_PREFIX", "PARKED_")
+    apart = {names.DISTRIBUTION, names.SCHEMA_URL, names.CAPTURED_HEADER_PREFIX}
+    emitted = {
+        value
+        for name, value in vars(names).items()
+        if name.isupper() and isinstance(value, str) and not name.startswith(elsewhere)
+    }
+
+    assert set() == {value for value in emitted - apart if f"`{value}`" not in reference}

@@ -146,7 +146,7 @@ class Recorder:
             return {}
         lowered = {key.lower(): value for key, value in headers.items() if isinstance(key, str)}
         return {
-            names.HEADER_ATTRIBUTE_PREFIX + name: (self._hooks.redact(name, _text(lowered[name])),)
+            names.CAPTURED_HEADER_PREFIX + name: (self._hooks.redact(name, _text(lowered[name])),)
             for name in self._captured
             if name in lowered
         }
