@@ -1,19 +1,20 @@
 """What aio-pika calls when a message arrives, in place of the user's callback."""
 
+import inspect
 from collections.abc import Awaitable, Callable
 from weakref import WeakKeyDictionary
 
+import aio_pika.tools
 from aio_pika.abc import AbstractChannel as AnyChannel
 from aio_pika.channel import Channel
 from aio_pika.message import IncomingMessage
 from aio_pika.queue import Queue, QueueIterator
-from aio_pika.tools import ensure_awaitable
 from aiormq.abc import AbstractChannel
 
 from otel_waybill.clients.aio_pika import live, topology
 from otel_waybill.clients.aio_pika.copies import copies
 from otel_waybill.clients.aio_pika.enforce import Guard
-from otel_waybill.clients.aio_pika.read import ambient, channel_of, delivery, endpoint
+from otel_waybill.clients.aio_pika.read import ambient, channel_of, delivery, endpoint, underlay_of
 from otel_waybill.clients.aio_pika.settle import ledgers
 from otel_waybill.clients.shared.arrival import arrive
 from otel_waybill.clients.shared.policies import Consumer, check_prefetch, known_queue
@@ -29,7 +30,7 @@ from otel_waybill.telemetry.semconv import PROCESS
 Callback = Callable[[IncomingMessage], Awaitable[object]]
 
 _tracing = harmless("tracing a delivery")
-_prefetch: WeakKeyDictionary[AnyChannel, int] = WeakKeyDictionary()
+_prefetch: WeakKeyDictionary[AnyChannel | AbstractChannel, int] = WeakKeyDictionary()
 _queues: WeakKeyDictionary[AbstractChannel, dict[str, str]] = WeakKeyDictionary()
 
 
@@ -54,14 +55,12 @@ async def consume(
     handler, terms, passed = live.policies.bind(callback, consumer)
     if terms is not None:
         await _limit_prefetch(queue, terms)
-        underlay = await queue.channel.get_underlay_channel()
-        await _prepare(underlay, queue.name, terms)
+        await _prepare(await underlay_of(queue.channel), queue.name, terms)
     if not (consumer.pulled or passed):
         delivering = _delivering(handler, terms, queue, acknowledges=consumer.acknowledges)
         args, kwargs = replaced(args, kwargs, 0, "callback", delivering)
     tag = await wrapped(*args, **kwargs)
-    underlay = await queue.channel.get_underlay_channel()
-    _queues.setdefault(underlay, {})[tag] = queue.name
+    _queues.setdefault(await underlay_of(queue.channel), {})[tag] = queue.name
     return tag
 
 
@@ -75,6 +74,10 @@ def set_qos(
     count = argument(args, kwargs, 0, "prefetch_count", 0)
     if isinstance(count, int):
         _prefetch[channel] = count
+        # What a queue of aio-pika 9.0 calls its channel.
+        underlay = getattr(channel, "_channel", None)
+        if underlay is not None:
+            _prefetch[underlay.channel] = count
     return wrapped(*args, **kwargs)
 
 
@@ -102,7 +105,7 @@ async def run(terms: Terms, queue: str | None, message: IncomingMessage, handler
 
 def _delivering(handler: Handler, terms: Terms | None, queue: Queue, *, acknowledges: bool) -> Callback:
     """Return what to give to aio-pika in place of *handler*, sync or async, as which it is called."""
-    callback: Callback = ensure_awaitable(handler)
+    callback: Callback = _ensure_awaitable(handler)
     if terms is not None:
 
         async def guarded(message: IncomingMessage) -> None:
@@ -121,6 +124,19 @@ def _delivering(handler: Handler, terms: Terms | None, queue: Queue, *, acknowle
             return await callback(message)
 
     return traced
+
+
+def _awaited(handler: Handler) -> Callback:
+    """Stand in for `ensure_awaitable`, which came with aio-pika 9.1."""
+
+    async def callback(message: IncomingMessage) -> object:
+        result = handler(message)
+        return await result if inspect.isawaitable(result) else result
+
+    return callback
+
+
+_ensure_awaitable: Callable[[Handler], Callback] = getattr(aio_pika.tools, "ensure_awaitable", _awaited)
 
 
 def _work(recorder: Recorder, message: IncomingMessage, queue: Queue, *, acknowledges: bool) -> Work:
@@ -149,4 +165,7 @@ async def _limit_prefetch(queue: Queue, terms: Terms) -> None:
     check_prefetch(seen, queue.name)
     if seen is None:
         with passthrough():
-            await queue.channel.set_qos(prefetch_count=terms.spec.prefetch)
+            if isinstance(queue.channel, AbstractChannel):
+                await queue.channel.basic_qos(prefetch_count=terms.spec.prefetch)
+            else:
+                await queue.channel.set_qos(prefetch_count=terms.spec.prefetch)

@@ -18,6 +18,9 @@ from otel_waybill.telemetry.semconv import Endpoint
 if TYPE_CHECKING:
     from pamqp.common import FieldTable
 
+AnyChannel = AbstractChannel | aiormq.abc.AbstractChannel
+"""What queues and exchanges call their channel: aio-pika's since 9.1, the protocol's before."""
+
 _PORTS = {"amqp": 5672, "amqps": 5671}
 
 _endpoints: WeakKeyDictionary[aiormq.abc.AbstractConnection, Endpoint] = WeakKeyDictionary()
@@ -35,11 +38,20 @@ def endpoint(channel: aiormq.abc.AbstractChannel) -> Endpoint | None:
     return known
 
 
-def endpoint_of(channel: AbstractChannel) -> Endpoint | None:
+def endpoint_of(channel: AnyChannel) -> Endpoint | None:
     """Return the broker that aio-pika's *channel* talks to, or None while it is not connected."""
+    if isinstance(channel, aiormq.abc.AbstractChannel):
+        return endpoint(channel)
     # The public way to the underlying channel waits for a reconnect, which a publish does by itself.
     underlay = getattr(channel, "_channel", None)
     return None if underlay is None else endpoint(underlay.channel)
+
+
+async def underlay_of(channel: AnyChannel) -> aiormq.abc.AbstractChannel:
+    """Return the protocol's channel behind that of a queue, which before aio-pika 9.1 was the same."""
+    return (
+        channel if isinstance(channel, aiormq.abc.AbstractChannel) else await channel.get_underlay_channel()
+    )
 
 
 def channel_of(message: IncomingMessage) -> aiormq.abc.AbstractChannel:
