@@ -7,6 +7,7 @@ OpenTelemetry semantic conventions 1.44 where those have a word, and begin with 
 from typing import Final
 
 DISTRIBUTION: Final = "otel-waybill"
+VERSION: Final = "0.1.0"
 SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.44.0"
 
 # Baggage: end-to-end facts, carried through HTTP and gRPC hops too.

@@ -37,7 +37,7 @@ def test_the_telemetry_reference_is_complete() -> None:
     """Whatever spans, metrics and variables a user meets are explained."""
     reference = (DOCS / "telemetry.md").read_text()
     elsewhere = ("HEADER_", "BAGGAGE_", "RETURN_", "PARKING_", "UNROUTED", "DELAY_PREFIX", "PARKED_")
-    apart = {names.DISTRIBUTION, names.SCHEMA_URL, names.CAPTURED_HEADER_PREFIX}
+    apart = {names.DISTRIBUTION, names.VERSION, names.SCHEMA_URL, names.CAPTURED_HEADER_PREFIX}
     emitted = {
         value
         for name, value in vars(names).items()

@@ -67,14 +67,13 @@ def switch_off(live: Live, patches: PatchSet) -> None:
 
 def _recorder(options: Options) -> Recorder:
     settings = options.get("settings") or Settings.from_env(os.environ)
-    ours = version(names.DISTRIBUTION)
     tracer = trace.get_tracer(
-        names.DISTRIBUTION, ours, options.get("tracer_provider"), schema_url=names.SCHEMA_URL
+        names.DISTRIBUTION, names.VERSION, options.get("tracer_provider"), schema_url=names.SCHEMA_URL
     )
     logger = None
     if settings.exceptions != "events":
         logger = get_logger(
-            names.DISTRIBUTION, ours, options.get("logger_provider"), schema_url=names.SCHEMA_URL
+            names.DISTRIBUTION, names.VERSION, options.get("logger_provider"), schema_url=names.SCHEMA_URL
         )
     meters = (
         _meters(options.get("meter_provider") or metrics.get_meter_provider()) if settings.metrics else None
@@ -85,8 +84,7 @@ def _recorder(options: Options) -> Recorder:
 @lru_cache(maxsize=4)
 def _meters(provider: MeterProvider) -> Meters:
     """Return the one set of instruments of *provider*: what clients share is counted once."""
-    ours = version(names.DISTRIBUTION)
-    return Meters(provider.get_meter(names.DISTRIBUTION, ours, schema_url=names.SCHEMA_URL))
+    return Meters(provider.get_meter(names.DISTRIBUTION, names.VERSION, schema_url=names.SCHEMA_URL))
 
 
 def _hooks(options: Options) -> Hooks:
