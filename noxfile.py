@@ -12,6 +12,12 @@ PYPROJECT = nox.project.load_toml("pyproject.toml")
 WITH_CLIENTS = ".[pika,aio-pika]"
 DECIDING = "*/otel_waybill/core/*,*/otel_waybill/resilience/*"
 """Where decisions are made, and so where every branch is to be covered."""
+MATRIX = {
+    "oldest": ("pika==1.2.*", "aio-pika==9.0.*", "wrapt==1.*", "opentelemetry-api==1.34.*"),
+    "older": ("pika==1.3.*", "aio-pika==9.6.*", "wrapt==1.*"),
+    "newest": (),
+}
+"""What the ranges of `pyproject.toml` allow; `nox -s matrix` runs what is installed of the Pythons."""
 FAIL_UNDER = 0
 """Percent of `DECIDING` that a full run of the tests has to cover."""
 
@@ -40,6 +46,14 @@ def demo(session: nox.Session) -> None:
     """Run the demo; arguments after ``--`` go to it."""
     session.install(WITH_CLIENTS, *_group("demo"))
     session.run("python", "docs/demo", *session.posargs)
+
+
+@nox.session(python=["3.11", "3.12", "3.13", "3.14"])
+@nox.parametrize("versions", list(MATRIX.values()), ids=list(MATRIX))
+def matrix(session: nox.Session, versions: tuple[str, ...]) -> None:
+    """Run the tests that meet a broker with the oldest, older and newest of what we build on."""
+    session.install(WITH_CLIENTS, *versions, *_group("tests"))
+    session.run("pytest", "tests/conformance", "tests/integration", *session.posargs)
 
 
 @nox.session

@@ -35,13 +35,13 @@ ContribHook: TypeAlias = Callable[[Span, object, object], object]
 """The form of OpenTelemetry's own pika instrumentation: span, body, properties."""
 
 _SECRET = re.compile(r"auth|cookie|token|secret|passw|api.?key|credential|session", re.IGNORECASE)
-_REDACTED = "[redacted]"
+REDACTED = "[redacted]"
 _CONTRIB_ARGUMENTS = 3
 
 
 def redact_secrets(name: str, value: str) -> str:
     """Return *value*, or ``[redacted]`` if the *name* of its header suggests a secret."""
-    return _REDACTED if _SECRET.search(name) else value
+    return REDACTED if _SECRET.search(name) else value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from otel_waybill.core.events import (
     RunStarted,
     Unconfirmed,
 )
-from otel_waybill.telemetry.semconv import Shape, Value
+from otel_waybill.telemetry.semconv import Shape, Value, is_anonymous
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
 """The buckets that the conventions ask for."""
@@ -84,7 +84,8 @@ class Meters:
             case RunStarted(queue=queue, remaining=remaining):
                 self._running.add(1, _of(queue))
                 if remaining is not None:
-                    self._remaining.record(remaining, _of(queue))
+                    # Below 0 is what a message is late within the tolerance, which a histogram refuses.
+                    self._remaining.record(max(0.0, remaining), _of(queue))
             case RunEnded(queue=queue):
                 self._running.add(-1, _of(queue))
             case Held(queue=queue, breaker=breaker):
@@ -110,5 +111,5 @@ class Meters:
 
 
 def _of(queue: str | None) -> dict[str, Value]:
-    """Return the attribute that names *queue*: those under a policy are named by people, so there are few."""
-    return {} if queue is None else {names.QUEUE: queue}
+    """Return the attribute that names *queue*, if it was people who named it: of those there are few."""
+    return {} if queue is None or is_anonymous(queue) else {names.QUEUE: queue}

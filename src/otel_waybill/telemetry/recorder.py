@@ -11,13 +11,22 @@ from opentelemetry import context as otel
 from opentelemetry import trace
 from opentelemetry._logs import Logger, SeverityNumber
 from opentelemetry.context import Context
-from opentelemetry.trace import Link, NoOpTracerProvider, Span, SpanContext, Status, StatusCode, Tracer
+from opentelemetry.trace import (
+    Link,
+    NonRecordingSpan,
+    NoOpTracerProvider,
+    Span,
+    SpanContext,
+    Status,
+    StatusCode,
+    Tracer,
+)
 
 from otel_waybill import names
 from otel_waybill.config import Settings
 from otel_waybill.core.events import BreakerChanged, Event
 from otel_waybill.guard import harmless
-from otel_waybill.telemetry.hooks import Hooks, Message
+from otel_waybill.telemetry.hooks import REDACTED, Hooks, Message
 from otel_waybill.telemetry.meters import Meters
 from otel_waybill.telemetry.semconv import (
     PUBLISH,
@@ -32,9 +41,11 @@ from otel_waybill.telemetry.semconv import (
     shape,
 )
 
+_starting = harmless("starting a span")
 _ending = harmless("ending a span")
 _failing = harmless("recording an exception")
 _hooking = harmless("calling a hook")
+_redacting = harmless("redacting a header")
 _asking = harmless("asking for a destination template")
 _TYPES = ("send", "receive", "process", "settle")
 _REMEMBERED = 1024
@@ -105,19 +116,23 @@ class Recorder:
             attributes |= self._headers(getattr(properties, "headers", None))
         if more:
             attributes |= more
-        span = self._tracer.start_span(
-            known.name,
-            context=context,
-            kind=operation.kind,
-            attributes=attributes,
-            links=[Link(linked) for linked in links if linked.is_valid],
-            start_time=None if since is None else _moment(since),
-        )
-        hook = self._hook_of[operation.type]
-        if hook is not None and span.is_recording():
-            with _hooking:
-                hook(span, message)
-        return Work(self, span, known, context, since)
+        with _starting:
+            span = self._tracer.start_span(
+                known.name,
+                context=context,
+                kind=operation.kind,
+                attributes=attributes,
+                links=[Link(linked) for linked in links if linked.is_valid],
+                start_time=None if since is None else _moment(since),
+            )
+            hook = self._hook_of[operation.type]
+            if hook is not None and span.is_recording():
+                with _hooking:
+                    hook(span, message)
+            return Work(self, span, known, context, since)
+        # A sampler of the program's has a fault: what it does stays in the trace in which it was.
+        around = trace.get_current_span(context).get_span_context()
+        return Work(self, NonRecordingSpan(around), known, context, since)
 
     def _shape(
         self, operation: Operation, message: Message, endpoint: Endpoint | None, *, temporary: bool
@@ -126,7 +141,7 @@ class Recorder:
         destination: Destination | None
         if operation is PUBLISH:
             destination = publish_destination(exchange, routing_key)
-        elif operation.type == "settle" and queue is None and not routing_key:
+        elif operation.type == "settle" and not (exchange or routing_key or queue):
             return shape(operation, None, endpoint, legacy=self.settings.legacy_attributes)
         else:
             destination = consume_destination(exchange, routing_key, queue)
@@ -146,10 +161,15 @@ class Recorder:
             return {}
         lowered = {key.lower(): value for key, value in headers.items() if isinstance(key, str)}
         return {
-            names.CAPTURED_HEADER_PREFIX + name: (self._hooks.redact(name, _text(lowered[name])),)
+            names.CAPTURED_HEADER_PREFIX + name: (self._redacted(name, lowered[name]),)
             for name in self._captured
             if name in lowered
         }
+
+    def _redacted(self, name: str, value: object) -> str:
+        with _redacting:
+            return self._hooks.redact(name, _text(value))
+        return REDACTED
 
 
 class Work:
@@ -194,7 +214,7 @@ class Work:
             if self.span.is_recording():
                 self.span.set_attribute(names.ERROR_TYPE, error_type(error))
                 self.span.set_status(Status(StatusCode.ERROR, _described(error)))
-                self._record_exception(error)
+            self._record_exception(error)
 
     def finish(self, error: BaseException | None = None) -> None:
         """End it, failed if there is an *error*; a fault in here is ours and harms nobody."""

@@ -1,6 +1,7 @@
 """What pika calls when a message arrives, in place of the user's callback."""
 
 from collections.abc import Callable
+from typing import cast
 from weakref import WeakKeyDictionary
 
 from opentelemetry import context as otel
@@ -11,11 +12,13 @@ from pika.spec import Basic, BasicProperties
 from otel_waybill.clients.pika import live, settle, topology
 from otel_waybill.clients.pika.copies import copies
 from otel_waybill.clients.pika.enforce import Guard, Pull
-from otel_waybill.clients.pika.read import Pushed, delivery, endpoint
+from otel_waybill.clients.pika.read import AnyChannel, Pushed, ambient, delivery, endpoint, underlying
 from otel_waybill.clients.shared.arrival import arrive
+from otel_waybill.clients.shared.ledger import Owned
 from otel_waybill.clients.shared.policies import Consumer, check_prefetch, known_queue
 from otel_waybill.context import entered, inherited
 from otel_waybill.core.delivery import Outcome
+from otel_waybill.errors import InvalidPolicy
 from otel_waybill.guard import harmless
 from otel_waybill.patching import argument, passthrough, replaced
 from otel_waybill.resilience.guarded import Guarded, Handler, Terms
@@ -25,6 +28,7 @@ from otel_waybill.telemetry.semconv import PROCESS
 
 _tracing = harmless("tracing a delivery")
 _prefetch: WeakKeyDictionary[Channel, int] = WeakKeyDictionary()
+_watched: Owned[bool] = Owned("watched", bool)
 _queues: WeakKeyDictionary[Channel, dict[str, str]] = WeakKeyDictionary()
 
 
@@ -38,17 +42,17 @@ class Delivering:
         self._acknowledges = acknowledges
 
     def __call__(
-        self, channel: BlockingChannel, method: Basic.Deliver, properties: BasicProperties, body: bytes
+        self, channel: AnyChannel, method: Basic.Deliver, properties: BasicProperties, body: bytes
     ) -> object:
         """Handle one delivery as pika calls it."""
-        if self._terms is not None:
-            pushed = Pushed(channel, method, properties, body)
+        if self._terms is not None:  # which asynchronous channels do not have
+            pushed = Pushed(cast("BlockingChannel", channel), method, properties, body)
             Guard(self._terms, self.__wrapped__, self._queue, pushed).drive()
             return None
         recorder, work = live.recorder(), None
         if not recorder.silent:
             with _tracing:
-                work = self._work(recorder, channel._impl, method, properties, body)
+                work = self._work(recorder, channel, method, properties, body)
         if work is None:
             return self.__wrapped__(channel, method, properties, body)
         with work:
@@ -57,17 +61,19 @@ class Delivering:
     def _work(
         self,
         recorder: Recorder,
-        channel: Channel,
+        surface: AnyChannel,
         method: Basic.Deliver,
         properties: BasicProperties,
         body: bytes,
     ) -> Work:
-        arrival = arrive(delivery(method, properties, self._queue), otel.get_current(), recorder)
+        channel = underlying(surface)
+        around = ambient() if channel is surface else otel.get_current()
+        arrival = arrive(delivery(method, properties, self._queue), around, recorder)
         message = Message(
             method.exchange, method.routing_key, self._queue, properties, body, method.delivery_tag
         )
         if self._acknowledges:
-            settle.recent.note(channel, message)
+            settle.ledgers.note(channel, message)
         context = entered(inherited(arrival.waybill, arrival.received), arrival.context)
         return recorder.start(PROCESS, message, endpoint(channel), context, links=arrival.links)
 
@@ -88,12 +94,13 @@ def basic_consume(
     consumer = Consumer(
         queue=queue, acknowledges=acknowledges, arguments=argument(args, kwargs, 5, "arguments")
     )
-    handler, terms = live.policies.bind(callback, consumer)
+    handler, terms, passed = live.policies.bind(callback, consumer)
     if terms is not None:
         _prepare(channel, queue, terms)
         _limit_prefetch(channel, queue, terms)
-    delivering = Delivering(handler, terms, queue, acknowledges=acknowledges)
-    args, kwargs = replaced(args, kwargs, 1, "on_message_callback", delivering)
+    if not passed:
+        delivering = Delivering(handler, terms, queue, acknowledges=acknowledges)
+        args, kwargs = replaced(args, kwargs, 1, "on_message_callback", delivering)
     tag = wrapped(*args, **kwargs)
     _queues.setdefault(channel._impl, {})[tag] = queue
     return tag
@@ -133,14 +140,36 @@ def run(terms: Terms, queue: str | None, pushed: Pushed, handler: Handler) -> Ou
 
 
 def _queue(given: str | None, pushed: Pushed) -> str:
-    consumed = _queues.get(pushed.channel._impl, {}).get(getattr(pushed.method, "consumer_tag", ""))
-    return known_queue(given or consumed)
+    _check_blocking(pushed.channel)
+    channel, method = pushed.channel._impl, pushed.method
+    consumed = _queues.get(channel, {}).get(getattr(method, "consumer_tag", ""))
+    return known_queue(given or consumed or settle.ledgers.about(channel, method.delivery_tag).queue)
+
+
+def _check_blocking(channel: object) -> None:
+    if not isinstance(channel, BlockingChannel):
+        msg = "a policy cannot run on pika's asynchronous channels yet; consume on a BlockingConnection"
+        raise InvalidPolicy(msg)
 
 
 def _prepare(channel: BlockingChannel, queue: str, terms: Terms) -> None:
     """Have everything ready that a failure will need: nothing is declared at that moment."""
-    topology.declare(channel.connection, queue, terms.spec)
+    # Its answer comes before that to a declaration that is made after it.
     copies(channel.connection)
+    topology.declare(channel.connection, queue, terms.spec)
+    _watch(channel._impl)
+
+
+def _watch(channel: Channel) -> None:
+    """Have deliveries that wait on *channel* end with it: timers of a dead connection never fire."""
+    if not _watched.seen(channel):
+        _watched.put(channel, True)  # noqa: FBT003 - the value, not a flag of the call
+        channel.add_on_close_callback(_on_close)
+
+
+def _on_close(channel: Channel, _reason: Exception) -> None:
+    for guard in list(settle.ledgers.of(channel).entries.values()):
+        guard.gone()
 
 
 def _limit_prefetch(channel: BlockingChannel, queue: str, terms: Terms) -> None:

@@ -16,16 +16,18 @@ _contrib = Contrib("opentelemetry.instrumentation.pika", "PikaInstrumentor")
 class PikaInstrumentor(BaseInstrumentor):
     """Instruments pika; `otel_waybill.instrument()` does it for every client that is installed."""
 
+    live = live
+
     def instrumentation_dependencies(self) -> Collection[str]:
         """Return what it instruments."""
         return (_REQUIREMENT,)
 
     def _instrument(self, **options: Unpack[Options]) -> None:
         # Imported here: without the client this module imports, and fails here in the way the launcher knows.
-        from otel_waybill.clients.pika.patches import patches  # noqa: PLC0415
+        from otel_waybill.clients.pika.patches import complete  # noqa: PLC0415
 
         _contrib.step_aside()
-        switch_on(live, patches, _REQUIREMENT, options)
+        switch_on(live, complete(), _REQUIREMENT, options)
 
     def _uninstrument(self, **_: object) -> None:
         from otel_waybill.clients.pika.patches import patches  # noqa: PLC0415

@@ -16,7 +16,7 @@ from otel_waybill.telemetry.hooks import Message
 from otel_waybill.telemetry.recorder import Recorder, Work
 from otel_waybill.telemetry.semconv import PUBLISH
 
-_Call = tuple[tuple[object, ...], dict[str, object]]
+Call = tuple[tuple[object, ...], dict[str, object]]
 
 _tracing = harmless("tracing a publish")
 
@@ -24,16 +24,12 @@ _tracing = harmless("tracing a publish")
 def basic_publish(
     wrapped: Callable[..., None], channel: AnyChannel, args: tuple[object, ...], kwargs: dict[str, object]
 ) -> None:
-    """Stand in for `basic_publish` of `BlockingChannel`, which sees the confirm, and of `Channel`.
+    """Stand in for `BlockingChannel.basic_publish`, which waits for the confirm and raises what it says.
 
     Raises:
         DeadlineExceeded: inside a request block whose deadline has passed; nothing is published.
     """
-    check_publish()
-    recorder, work = live.recorder(), None
-    if not recorder.silent:
-        with _tracing:
-            work, (args, kwargs) = _traced(recorder, channel, args, kwargs)
+    work, (args, kwargs) = started(channel, args, kwargs)
     if work is None:
         return wrapped(*args, **kwargs)
     # BlockingChannel publishes through Channel: one call, one span.
@@ -41,9 +37,25 @@ def basic_publish(
         return wrapped(*args, **kwargs)
 
 
+def started(
+    channel: AnyChannel, args: tuple[object, ...], kwargs: dict[str, object]
+) -> tuple[Work | None, Call]:
+    """Start to record a publish; return that, or None when silent, and the arguments to publish with.
+
+    Raises:
+        DeadlineExceeded: inside a request block whose deadline has passed.
+    """
+    check_publish()
+    recorder = live.recorder()
+    if not recorder.silent:
+        with _tracing:
+            return _traced(recorder, channel, args, kwargs)
+    return None, (args, kwargs)
+
+
 def _traced(
     recorder: Recorder, channel: AnyChannel, args: tuple[object, ...], kwargs: dict[str, object]
-) -> tuple[Work, _Call]:
+) -> tuple[Work, Call]:
     properties = argument(args, kwargs, 3, "properties") or BasicProperties()
     message = Message(
         exchange=argument(args, kwargs, 0, "exchange"),

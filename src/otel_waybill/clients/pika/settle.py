@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from opentelemetry import context as otel
 from pika.channel import Channel
 
+from otel_waybill import names
 from otel_waybill.clients.pika import live
 from otel_waybill.clients.pika.read import AnyChannel, endpoint, underlying
 from otel_waybill.clients.shared.ledger import Ledgers
@@ -30,12 +31,13 @@ ledgers: "Ledgers[Guard]" = Ledgers()
 _tracing = harmless("tracing a settlement")
 
 
-def send(operation: Operation, channel: Channel, message: Message, call: Call) -> None:
-    """Settle *message* by *call*, in a span of *operation* if those are wanted."""
+def send(operation: Operation, channel: Channel, message: Message, call: Call, batch: int = 0) -> None:
+    """Settle *message*, or a *batch* of them, by *call*, in a span of *operation* if those are wanted."""
     recorder, work = live.recorder(), None
     if recorder.settings.settle_spans:
         with _tracing:
-            work = recorder.start(operation, message, endpoint(channel), otel.get_current())
+            more = {names.MESSAGING_BATCH_COUNT: batch} if batch else None
+            work = recorder.start(operation, message, endpoint(channel), otel.get_current(), more=more)
     if work is None:
         call()
     else:
@@ -58,11 +60,12 @@ def settle(  # noqa: PLR0913 - a settlement, each part of it by its name
     """
     message = ledgers.about(channel, tag)
     plan = ledgers.of(channel).settle(tag, multiple=multiple, refusing=operation is not ACK)
+    batch = len(plan.tags) if multiple else 0
     if plan.whole:
-        send(operation, channel, message, call)
+        send(operation, channel, message, call, batch)
     elif plan.tags:
         with passthrough():
-            send(operation, channel, message, lambda: [single(each) for each in plan.tags])
+            send(operation, channel, message, lambda: [single(each) for each in plan.tags], batch)
     for entry in plan.entries:
         entry.note(Settled.ACK if operation is ACK else Settled.REFUSED)
 

@@ -66,7 +66,7 @@ def arrive(
         hub.emit(HeadersInvalid(queue=delivery.queue, names=invalid))
     if recorder.silent:
         return Arrival(delivery, waybill, received, context, (), ())
-    origin = _origin(delivery, waybill, context)
+    origin = _origin(waybill, base, context)
     parented, around = _parented(recorder.settings.parent, base, context)
     return Arrival(delivery, waybill, received, parented, origin, (*origin, *around))
 
@@ -91,19 +91,22 @@ def _parented(choice: Parent, ambient: Context, context: Context) -> tuple[Conte
     identity = around.get_span_context()
     if choice == "link" or (choice == "ambient" and identity.is_valid):
         return trace.set_span_in_context(around, context), ()
-    if identity == trace.get_current_span(context).get_span_context():
+    if identity == _identity(context):
         return context, ()  # the message brought no trace
     return context, (identity,)
 
 
-def _origin(delivery: Delivery, waybill: Waybill, context: Context) -> tuple[SpanContext, ...]:
+def _origin(waybill: Waybill, ambient: Context, context: Context) -> tuple[SpanContext, ...]:
     if waybill.hop is not None:
         return (_parsed(waybill.hop.creation), _parsed(waybill.hop.previous))
-    if names.HEADER_TRACEPARENT in delivery.headers:
-        return (trace.get_current_span(context).get_span_context(),)
-    return ()
+    brought = _identity(context)
+    return () if brought == _identity(ambient) else (brought,)
 
 
 def _parsed(traceparent: str | None) -> SpanContext:
-    context = _traceparent.extract({} if traceparent is None else {"traceparent": traceparent}, Context())
+    headers = {} if traceparent is None else {names.HEADER_TRACEPARENT: traceparent}
+    return _identity(_traceparent.extract(headers, Context()))
+
+
+def _identity(context: Context) -> SpanContext:
     return trace.get_current_span(context).get_span_context()

@@ -54,11 +54,14 @@ class Ledger(Generic[E]):
 
     def note(self, message: Message) -> None:
         """Remember what was delivered, without its body."""
-        if message.delivery_tag is None:
+        tag = message.delivery_tag
+        if tag is None:
             return
         if len(self._about) >= self.MOST:
-            del self._about[next(iter(self._about))]
-        self._about[message.delivery_tag] = message._replace(properties=None, body=None)
+            # Never one under a policy: an ack of all would speak for it.
+            oldest = next((each for each in self._about if each not in self.entries), tag)
+            self._about.pop(oldest, None)
+        self._about[tag] = message._replace(properties=None, body=None)
 
     def about(self, tag: int | None) -> Message | None:
         """Return what the delivery with *tag* was about, if that is known."""
