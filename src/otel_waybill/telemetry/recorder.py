@@ -112,6 +112,8 @@ class Recorder:
             conversation_id=getattr(properties, "correlation_id", None),
             delivery_tag=message.delivery_tag,
         )
+        if self.settings.legacy_attributes and names.MESSAGING_CONVERSATION_ID in attributes:
+            attributes[names.LEGACY_CONVERSATION_ID] = attributes[names.MESSAGING_CONVERSATION_ID]
         if self._captured:
             attributes |= self._headers(getattr(properties, "headers", None))
         if more:

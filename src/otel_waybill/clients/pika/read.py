@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 from opentelemetry import baggage, trace
 from opentelemetry import context as otel
 from opentelemetry.context import Context
-from pika.adapters.blocking_connection import BlockingChannel, BlockingConnection
+from pika.adapters.blocking_connection import BlockingChannel
 from pika.channel import Channel
 from pika.connection import Connection
 from pika.spec import Basic, BasicProperties
@@ -107,10 +107,6 @@ def encoded_size(properties: BasicProperties) -> int:
     """Return the octets that *properties* take on the wire."""
     return sum(map(len, properties.encode()))
 
-
-def blocking(channel: AnyChannel) -> BlockingConnection | None:
-    """Return the blocking connection of *channel*, or None on any other adapter."""
-    return channel.connection if isinstance(channel, BlockingChannel) else None
 
 
 def _endpoint(connection: Connection) -> Endpoint:
