@@ -1,5 +1,6 @@
 """The waybill of the running code: blocks tighten, nothing leaks, and baggage is not trusted."""
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,7 +14,7 @@ from opentelemetry.context import Context
 
 import otel_waybill as waybill
 from otel_waybill import context, names
-from otel_waybill.context import Running, cleared, entered, inherited, running
+from otel_waybill.context import Attached, Running, cleared, entered, inherited, running
 from otel_waybill.core.delivery import Instant
 from otel_waybill.core.waybill import EMPTY, LARGEST_COUNT, Waybill, from_baggage
 from otel_waybill.errors import DeadlineExceeded, InvalidRequest
@@ -295,3 +296,14 @@ def test_what_is_allowed_travels(id: str) -> None:  # noqa: A002 - the word user
     with waybill.request(id=id):
         carried = baggage.get_all()
     assert id == from_baggage(carried, now=time.time(), max_deadline=60.0).request_id
+
+
+def test_context_is_current_for_a_while() -> None:
+    """A block runs in the context it was given, whatever leaves it, and may be entered again."""
+    given = baggage.set_baggage("tenant", "acme", Context())
+    block = Attached(given)
+    for _ in range(2):
+        with contextlib.suppress(ValueError), block as inside:
+            assert given is inside is otel.get_current()
+            raise ValueError
+        assert baggage.get_baggage("tenant") is None

@@ -3,12 +3,19 @@
 import re
 from pathlib import Path
 
+import pytest
+from opentelemetry.metrics import NoOpMeter
+
 from otel_waybill import names
+from otel_waybill.core import copies, headers, topology, waybill
 from otel_waybill.core.delivery import Reason
+from otel_waybill.core.spec import PolicySpec
 from otel_waybill.core.topology import RUNGS
+from otel_waybill.telemetry.meters import Meters
 
 DOCS = Path(__file__).parents[2] / "docs"
 WIRE_FORMAT = (DOCS / "wire-format.md").read_text()
+TELEMETRY = (DOCS / "telemetry.md").read_text()
 
 
 def test_the_wire_format_lists_the_rungs() -> None:
@@ -35,7 +42,6 @@ def test_the_wire_format_lists_the_reasons_for_parking() -> None:
 
 def test_the_telemetry_reference_is_complete() -> None:
     """Whatever spans, metrics and variables a user meets are explained."""
-    reference = (DOCS / "telemetry.md").read_text()
     elsewhere = ("HEADER_", "BAGGAGE_", "RETURN_", "PARKING_", "UNROUTED", "DELAY_PREFIX", "PARKED_")
     apart = {names.DISTRIBUTION, names.VERSION, names.SCHEMA_URL, names.CAPTURED_HEADER_PREFIX}
     emitted = {
@@ -44,4 +50,53 @@ def test_the_telemetry_reference_is_complete() -> None:
         if name.isupper() and isinstance(value, str) and not name.startswith(elsewhere)
     }
 
-    assert set() == {value for value in emitted - apart if f"`{value}`" not in reference}
+    assert set() == {value for value in emitted - apart if f"`{value}`" not in TELEMETRY}
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        f"at most {headers._LONGEST_NUMBER} digits",
+        f"UTF-8 of at most {headers.LONGEST_TEXT} octets",
+        f"1 to {waybill.LONGEST_REQUEST_ID} printable ASCII characters",
+        f"the text cut to {copies.LONGEST_EXCEPTION_MESSAGE} characters",
+        f"a maximum of its own ({PolicySpec().max_deadline / 3600:g} h here)",
+        f"({PolicySpec().skew_tolerance:g} s here)",
+    ],
+)
+def test_the_wire_format_states_the_limits(stated: str) -> None:
+    """A program in another language that keeps to the document is understood."""
+    assert stated in " ".join(WIRE_FORMAT.split())
+
+
+def test_the_wire_format_makes_up_no_header_and_no_baggage_member() -> None:
+    """What the document names is what the code reads and writes."""
+    spelled = set(re.findall(r"\bwaybill[-.][a-z0-9.-]*[a-z0-9]\b", WIRE_FORMAT))
+    known = {value for name, value in vars(names).items() if name.isupper() and isinstance(value, str)}
+    rungs = {topology.delay_name(milliseconds) for milliseconds in RUNGS}
+
+    assert set() == spelled - known - rungs - {"waybill.delay.v1"}
+
+
+def test_the_telemetry_reference_tells_what_each_metric_is() -> None:
+    """Whoever builds a dashboard finds each metric with its instrument, and seconds where it is a time."""
+    made: dict[str, str] = {}
+
+    class Noting(NoOpMeter):
+        """Notes which instruments are made."""
+
+        def __getattribute__(self, method: str) -> object:
+            if not method.startswith("create_"):
+                return super().__getattribute__(method)
+            kind = method.removeprefix("create_").replace("up_down", "up-down").replace("_", " ")
+
+            def create(name: str, unit: str, *_: object, **__: object) -> None:
+                made[name] = f"{kind}, s" if unit == "s" else kind
+
+            return create
+
+    Meters(Noting("test"))
+
+    row = r"^\| `([a-z._]+)` \| ((?:histogram|counter|up-down|gauge)[^|]*) \|"
+    documented = re.findall(row, TELEMETRY, re.MULTILINE)
+    assert made == dict(documented)

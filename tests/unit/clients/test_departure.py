@@ -4,11 +4,13 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from opentelemetry import trace
 from opentelemetry.context import Context
 
 from otel_waybill import names
-from otel_waybill.clients.shared.departure import departing, traceparent
+from otel_waybill.clients.shared.departure import departing, fitting, traceparent
 from otel_waybill.context import Running, entered
 from otel_waybill.core.waybill import Waybill
 
@@ -55,3 +57,56 @@ def test_trace_of_a_span_is_written_as_w3c_wants_it() -> None:
     """A copy can name the attempt before it; where there is no trace there is nothing to name."""
     assert SENT == traceparent(SPAN)
     assert traceparent(trace.INVALID_SPAN) is None
+
+
+FRAME = 131_072
+DISPENSABLE = (names.HEADER_EXCEPTION_MESSAGE, names.HEADER_BAGGAGE, names.HEADER_TRACESTATE)
+
+
+def octets(headers: dict[str, object]) -> int:
+    """How large a message with these *headers* is, by the lengths that its values name."""
+    return sum(size for size in headers.values() if isinstance(size, int))
+
+
+@pytest.mark.parametrize(
+    ("expected", "sizes"),
+    [
+        ({"tenant", *DISPENSABLE}, (1, 1, 1, 1)),
+        ({"tenant", *DISPENSABLE}, (FRAME - 4096 - 3, 1, 1, 1)),
+        ({"tenant", *DISPENSABLE[1:]}, (FRAME - 4096 - 2, 1, 1, 1)),
+        ({"tenant", *DISPENSABLE[1:]}, (1, FRAME, 1, 1)),
+        ({"tenant", *DISPENSABLE[2:]}, (1, 1, FRAME, 1)),
+        ({"tenant"}, (1, 1, 1, FRAME)),
+        (None, (FRAME, 1, 1, 1)),
+    ],
+)
+def test_copy_that_does_not_fit_into_a_frame_drops_what_it_can(
+    expected: set[str] | None, sizes: tuple[int, ...]
+) -> None:
+    """First the text of the exception goes, then baggage, then tracestate; what is the user's stays."""
+    headers: dict[str, object] = dict(zip(("tenant", *DISPENSABLE), sizes, strict=True))
+    before = dict(headers)
+    fit = fitting(headers, octets, FRAME)
+    assert expected == (None if fit is None else set(fit))
+    assert before == headers
+
+
+def test_connection_without_a_limit_takes_everything() -> None:
+    """0 is AMQP's word for no limit."""
+    headers: dict[str, object] = {"tenant": 10 * FRAME}
+    assert headers is fitting(headers, octets, 0)
+
+
+@given(
+    st.dictionaries(st.sampled_from(["tenant", "traceparent", *DISPENSABLE]), st.integers(0, 2 * FRAME)),
+    st.integers(4096, FRAME),
+)
+def test_whatever_leaves_fits(headers: dict[str, object], frame_max: int) -> None:
+    """A copy that is sent never closes the connection, and loses nothing that it could have kept."""
+    fit = fitting(headers, octets, frame_max)
+    needed = {name: size for name, size in headers.items() if name not in DISPENSABLE}
+    if fit is None:
+        assert octets(needed) > frame_max - 4096
+    else:
+        assert octets(fit) <= frame_max - 4096
+        assert needed.items() <= fit.items() <= headers.items()

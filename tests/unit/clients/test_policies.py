@@ -15,6 +15,16 @@ def handle(message: object) -> None:
     """A handler."""
 
 
+def telling(callback: object) -> Any:  # noqa: ANN401 - a callable with an attribute
+    """A wrapper of somebody else's around *callback*, as functools.wraps makes it."""
+
+    def wrapper(*_: object) -> None:
+        """Somebody else's."""
+
+    wrapper.__wrapped__ = callback  # type: ignore[attr-defined]
+    return wrapper
+
+
 def terms(prefetch: int) -> Terms:
     """Terms that can be told apart by their prefetch."""
     return Terms(spec=PolicySpec(prefetch=prefetch))
@@ -28,6 +38,7 @@ UNFIT = {
     "iterated": Consumer(queue="orders", pulled=True),
     "a stream": Consumer(queue="orders", arguments={"x-stream-offset": "first"}),
     "nameless": Consumer(queue=""),
+    "asynchronous": Consumer(queue="orders", asynchronous=True),
 }
 unfit = pytest.mark.parametrize("consumer", UNFIT.values(), ids=UNFIT)
 
@@ -61,6 +72,60 @@ def test_first_glob_holds() -> None:
 def test_globs_know_case() -> None:
     """Queues whose names differ by case are different queues, on every operating system."""
     assert Policies({"ORD*": terms(1)}).bind(handle, ORDERS).terms is None
+
+
+def test_wrapper_around_a_wrap_is_called_as_it_is() -> None:
+    """Another library's decorator above ours stays in place, and no second policy comes on top."""
+    wrapped = telling(telling(Guarded(handle, terms(1), None, print)))
+    assert Bound(wrapped, None, passed=True) == Policies({"orders": terms(2)}).bind(wrapped, ORDERS)
+
+
+def test_wrapper_around_a_plain_handler_is_a_handler() -> None:
+    """What has nothing of ours inside gets the policy of its queue."""
+    wrapped = telling(handle)
+    assert Bound(wrapped, settling(terms(2), "handler")) == Policies({"orders": terms(2)}).bind(
+        wrapped, ORDERS
+    )
+
+
+def test_wrappers_that_wrap_themselves_do_not_hang() -> None:
+    """A callback that lies about what it wraps is a handler like any other."""
+    liar = telling(None)
+    liar.__wrapped__ = liar
+    assert Bound(liar, None) == Policies().bind(liar, ORDERS)
+
+
+@unfit
+def test_wrapper_around_a_wrap_where_no_policy_can_stand_is_an_error(consumer: Consumer) -> None:
+    """A decorator in between does not hide that messages could be lost."""
+    with pytest.raises(InvalidPolicy, match="a policy cannot stand on queue"):
+        Policies().bind(telling(Guarded(handle, terms(1), None, print)), consumer)
+
+
+@pytest.mark.parametrize("name", ["orders[1]", "what?", "*"])
+def test_name_with_the_characters_of_a_glob_is_a_name_too(name: str) -> None:
+    """A queue that is really called so is found by its name, and means this one."""
+    policies = Policies({"[a-z]*": terms(1), name: terms(2)})
+    assert settling(terms(2), "handler") == policies.bind(handle, Consumer(queue=name)).terms
+    with pytest.raises(InvalidPolicy):
+        policies.bind(handle, Consumer(queue=name, acknowledges=False))
+
+
+@pytest.mark.parametrize(
+    ("expected", "consumer"),
+    [
+        ("the queue has no name here", Consumer(queue="", acknowledges=False)),
+        ("its messages are taken by iteration", Consumer(queue="orders", pulled=True, exclusive=True)),
+        ("pika's asynchronous channels", Consumer(queue="orders", asynchronous=True, acknowledges=False)),
+        (
+            "it consumes without acknowledgements",
+            Consumer(queue="orders", acknowledges=False, exclusive=True),
+        ),
+    ],
+)
+def test_first_objection_is_the_one_to_act_on(expected: str, consumer: Consumer) -> None:
+    """Where several things are in the way, the one that nothing else would help is named."""
+    assert str(consumer.objection()).startswith(expected)
 
 
 @unfit

@@ -4,7 +4,7 @@ import time
 
 from otel_waybill.core.backoff import Backoff
 from otel_waybill.core.delivery import Delivery, Instant, Reason, Result
-from otel_waybill.core.events import Ended, Event, Unconfirmed
+from otel_waybill.core.events import Confirmed, Ended, Event, RunEnded, RunStarted, Unconfirmed
 from otel_waybill.core.pipeline import Execution
 from otel_waybill.core.spec import PolicySpec, Retry, Settle
 from otel_waybill.core.verdicts import (
@@ -80,20 +80,25 @@ class Script:
 def test_every_verdict_finds_its_performer() -> None:
     """A message that fails, and whose copy is refused once, is acknowledged when it is confirmed."""
     script = Script()
-    assert [Run(attempt=1)] == script.told
-    (copy,) = script.answer(Raised(ValueError()))
+    assert [RunStarted(queue="orders", remaining=None), Run(attempt=1)] == script.told
+    stopped, copy = script.answer(Raised(ValueError()))
+    assert RunEnded(queue="orders") == stopped
     assert isinstance(copy, Republish)
     assert [Unconfirmed(queue="orders", error="nack"), 0.5] == script.answer(Published("nack"))
     assert [copy] == script.answer(Waited(), 0.5)
     outcome = copy.outcome
-    assert [Ended(queue="orders", outcome=outcome), Ack(outcome=outcome)] == script.answer(Published())
+    assert [
+        Confirmed(queue="orders", seconds=0.5),
+        Ended(queue="orders", outcome=outcome),
+        Ack(outcome=outcome),
+    ] == script.answer(Published())
     assert script.pending is None
 
 
 def test_late_settlement_is_reported_by_the_answer_that_drive_returned() -> None:
     """A program that acknowledges after its handler has returned ends the delivery then."""
     script = Script(settle="handler")
-    _, left = script.answer(Returned())
+    *_, left = script.answer(Returned())
     assert isinstance(left, Leave)
     assert Result.OPEN is left.outcome.result
     script.told.clear()
@@ -106,7 +111,7 @@ def test_late_settlement_is_reported_by_the_answer_that_drive_returned() -> None
 def test_time_is_asked_for_at_every_step() -> None:
     """A handler that took too long is found out when it reports, not when it was started."""
     script = Script(deadline=START.wall + 5.0)
-    (copy,) = script.answer(Raised(ValueError()), 6.0)
+    *_, copy = script.answer(Raised(ValueError()), 6.0)
     assert isinstance(copy, Republish)
     assert Reason.DEADLINE is copy.outcome.reason
 

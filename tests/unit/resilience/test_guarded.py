@@ -1,12 +1,21 @@
 """A handler under a policy, and the terms it runs under."""
 
 import gc
+from collections.abc import Callable
 
 import pytest
 
 from otel_waybill.core.spec import PolicySpec
 from otel_waybill.resilience.breaker import CircuitBreaker
 from otel_waybill.resilience.guarded import Guarded, Terms, settling
+
+
+class Once:
+    """A callable that is no function, and so no method of a class that has it."""
+
+    def __call__(self, message: object) -> object:
+        """Handle one message."""
+        return "once", message
 
 
 def handle(message: object) -> object:
@@ -28,6 +37,30 @@ def test_hands_itself_and_the_delivery_on() -> None:
     guarded = Guarded(handle, terms, None, lambda *delivery: delivery)
     assert (guarded, "message") == guarded("message")
     assert (handle, terms, None) == (guarded.handler, guarded.terms, guarded.queue)
+
+
+def test_wrapped_method_is_the_method_of_its_instance() -> None:
+    """A decorated method handles with the instance it is called on, under the same terms."""
+    terms = Terms(spec=PolicySpec())
+
+    def wrap(method: Callable[..., object]) -> Guarded:
+        return Guarded(method, terms, "orders", lambda guarded, *delivery: guarded.handler(*delivery))
+
+    class Shop:
+        name = "shop"
+        handle_aside = wrap(Once())
+
+        @wrap
+        def handle(self, message: str) -> object:
+            """Handle one message."""
+            return self.name, message
+
+    shop = Shop()
+    assert ("shop", "message") == shop.handle("message")
+    assert (terms, "orders") == (shop.handle.terms, shop.handle.queue)
+    assert Shop.handle is Shop.__dict__["handle"]
+    assert shop.handle_aside is Shop.__dict__["handle_aside"]
+    assert ("once", "message") == shop.handle_aside("message")
 
 
 def test_callable_without_a_name_can_be_guarded() -> None:

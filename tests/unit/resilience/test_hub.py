@@ -4,6 +4,8 @@ import gc
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from otel_waybill import guard
 from otel_waybill.core.events import BreakerChanged, Event
@@ -76,11 +78,33 @@ def test_removed_sinks_hear_nothing(sinks: list[Recorder]) -> None:
 
 
 @pytest.mark.usefixtures("quiet")
-def test_a_sink_added_twice_hears_once(sinks: list[Recorder]) -> None:
-    """Instrumenting twice does not count everything twice."""
+def test_a_sink_added_twice_hears_once_and_until_both_have_left(sinks: list[Recorder]) -> None:
+    """Two clients share what counts: once, and one that stops leaves the other its sink."""
     hub.add(sinks[0])
     hub.emit(EVENT)
     assert [EVENT] == sinks[0].events
+    hub.remove(sinks[0])
+    hub.emit(EVENT)
+    assert [EVENT, EVENT] == sinks[0].events
+    hub.remove(sinks[0])
+    hub.emit(EVENT)
+    assert [EVENT, EVENT] == sinks[0].events
+
+
+@given(st.lists(st.tuples(st.integers(0, 1), st.booleans()), max_size=20))
+def test_whoever_was_added_more_often_than_removed_hears_once(moves: list[tuple[int, bool]]) -> None:
+    """Whatever the order in which clients come and go; removing what is not there owes nothing."""
+    pair = [Recorder(), Recorder()]
+    counts = [0, 0]
+    for who, comes in moves:
+        (hub.add if comes else hub.remove)(pair[who])
+        counts[who] = counts[who] + 1 if comes else max(0, counts[who] - 1)
+    hub.emit(EVENT)
+    for sink, count in zip(pair, counts, strict=True):
+        for _ in range(count):
+            hub.remove(sink)
+    hub.emit(EVENT)
+    assert [int(count > 0) for count in counts] == [len(sink.events) for sink in pair]
 
 
 def test_a_sink_may_leave_while_it_is_told(sinks: list[Recorder]) -> None:

@@ -171,7 +171,7 @@ def test_operations_have_the_type_and_kind_of_the_conventions(
 ) -> None:
     """The table of operation types in messaging-spans.md."""
     assert expected == operation
-    assert operation.kind is shape(operation).kind
+    assert operation is shape(operation).operation
 
 
 COMMON = {
