@@ -214,13 +214,18 @@ def _with_hop(waybill: Waybill, facts: _Reader) -> Waybill:
         exchange=facts.read(names.HEADER_ORIGIN_EXCHANGE, _name) or "",
         routing_key=facts.read(names.HEADER_ORIGIN_ROUTING_KEY, _name) or "",
         user_id=facts.read(names.HEADER_ORIGIN_USER_ID, _name),
-        expiration=facts.text(names.HEADER_ORIGIN_EXPIRATION),
+        expiration=facts.read(names.HEADER_ORIGIN_EXPIRATION, _decimal),
         creation=facts.text(names.HEADER_CREATION),
         previous=facts.text(names.HEADER_PREVIOUS),
         first_failed_at=facts.read(names.HEADER_FIRST_FAILED_AT, number),
     )
     attempt = facts.count(names.HEADER_ATTEMPT, low=1)
     return replace(waybill, attempt=attempt or 1, id=facts.read(names.HEADER_ID, _name) or None, hop=hop)
+
+
+def _decimal(value: object) -> str | None:
+    # The broker accepts no other expiration, so no handler expects one.
+    return None if number(value) is None else str(number(value))
 
 
 def _name(value: object) -> str | None:

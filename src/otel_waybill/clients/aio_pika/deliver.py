@@ -21,7 +21,7 @@ from otel_waybill.clients.shared.policies import Consumer, check_prefetch, known
 from otel_waybill.context import entered, inherited
 from otel_waybill.core.delivery import Outcome
 from otel_waybill.guard import harmless
-from otel_waybill.patching import argument, passthrough, replaced
+from otel_waybill.patching import argument, replaced
 from otel_waybill.resilience.guarded import Guarded, Handler, Terms
 from otel_waybill.telemetry.hooks import Message
 from otel_waybill.telemetry.recorder import Recorder, Work
@@ -99,8 +99,14 @@ async def run(terms: Terms, queue: str | None, message: IncomingMessage, handler
     channel = channel_of(message)
     consumed = _queues.get(channel, {}).get(message.consumer_tag or "")
     name = known_queue(queue or consumed or ledgers.about(channel, message.delivery_tag).queue)
-    await _prepare(channel, name, terms)
-    return await Guard(terms, handler, name, message).drive()
+    # Entered in the ledger before anything is awaited, so that no ack of another speaks for it.
+    guard = Guard(terms, handler, name, message)
+    try:
+        await _prepare(channel, name, terms)
+    except BaseException:
+        guard.leave()
+        raise
+    return await guard.drive()
 
 
 def _delivering(handler: Handler, terms: Terms | None, queue: Queue, *, acknowledges: bool) -> Callback:
@@ -164,8 +170,6 @@ async def _limit_prefetch(queue: Queue, terms: Terms) -> None:
     seen = _prefetch.get(queue.channel)
     check_prefetch(seen, queue.name)
     if seen is None:
-        with passthrough():
-            if isinstance(queue.channel, AbstractChannel):
-                await queue.channel.basic_qos(prefetch_count=terms.spec.prefetch)
-            else:
-                await queue.channel.set_qos(prefetch_count=terms.spec.prefetch)
+        # Not by set_qos: that of a robust channel waits until it is restored, and this is part of restoring.
+        underlay = await underlay_of(queue.channel)
+        await underlay.basic_qos(prefetch_count=terms.spec.prefetch)

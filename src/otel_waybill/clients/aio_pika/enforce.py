@@ -98,6 +98,10 @@ class Guard:
         """See the delivery to its end."""
         return await drive(self.execution, self)
 
+    def leave(self) -> None:
+        """Leave the delivery to the program: what a policy needs for it cannot be had."""
+        ledgers.of(self._channel).close(self._tag)
+
     def note(self, settled: Settled) -> None:
         """Take note of what the program said about this delivery, in its handler or later."""
         self.settled = settled

@@ -1,5 +1,6 @@
 """Declares at the broker what a policy needs, before consuming starts."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from weakref import WeakKeyDictionary
@@ -7,11 +8,14 @@ from weakref import WeakKeyDictionary
 from aiormq.abc import AbstractConnection
 from aiormq.exceptions import ChannelPreconditionFailed
 
+from otel_waybill.clients.shared.ledger import Owned
 from otel_waybill.core.spec import PolicySpec, Retry
-from otel_waybill.core.topology import plan
+from otel_waybill.core.topology import Topology, plan
 from otel_waybill.errors import TopologyMismatch
 
 _declared: WeakKeyDictionary[AbstractConnection, set[tuple[str, Retry | None]]] = WeakKeyDictionary()
+
+_declaring: Owned[asyncio.Lock] = Owned("declaring", asyncio.Lock)
 
 
 async def declare(connection: AbstractConnection, queue: str, spec: PolicySpec) -> None:
@@ -26,7 +30,14 @@ async def declare(connection: AbstractConnection, queue: str, spec: PolicySpec) 
     declared = _declared.setdefault(connection, set())
     if (queue, spec.retry) in declared:
         return
-    topology = plan(queue, spec.retry)
+    # A backlog asks for it all at once; only the first of them has to do it.
+    async with _declaring.of(connection):
+        if (queue, spec.retry) not in declared:
+            await _declare(connection, plan(queue, spec.retry))
+            declared.add((queue, spec.retry))
+
+
+async def _declare(connection: AbstractConnection, topology: Topology) -> None:
     channel = await connection.channel()
     for exchange in topology.exchanges:
         with _mismatch(f"exchange {exchange.name!r}"):
@@ -40,7 +51,6 @@ async def declare(connection: AbstractConnection, queue: str, spec: PolicySpec) 
         with _mismatch(f"the binding of queue {binding.queue!r} to exchange {binding.exchange!r}"):
             await channel.queue_bind(binding.queue, binding.exchange, binding.routing_key)
     await channel.close()
-    declared.add((queue, spec.retry))
 
 
 @contextmanager

@@ -108,7 +108,6 @@ def encoded_size(properties: BasicProperties) -> int:
     return sum(map(len, properties.encode()))
 
 
-
 def _endpoint(connection: Connection) -> Endpoint:
     # Twisted connects by itself, and pika's parameters say nothing of where.
     peer = getattr(getattr(connection, "_transport", None), "getPeer", None)

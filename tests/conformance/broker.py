@@ -1,0 +1,201 @@
+"""The broker as an outsider sees it: what lies in queues, and messages from strangers."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+import pika
+from opentelemetry.instrumentation.utils import suppress_instrumentation
+from pamqp.commands import Basic
+from pika.adapters.blocking_connection import BlockingChannel
+from pika.exceptions import ChannelClosedByBroker, ConnectionClosedByBroker
+from pika.spec import BasicProperties
+
+from conformance.clients.pika_blocking import neutral, pika_properties
+from conformance.protocol import Client, Properties, idle, until
+from otel_waybill import names
+
+PARKED = ".parked"
+TRACE_HEADERS = frozenset({"traceparent", "tracestate", "baggage"})
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """One message, taken out of its queue by hand."""
+
+    body: bytes
+    exchange: str
+    routing_key: str
+    properties: Properties
+
+    @property
+    def headers(self) -> Mapping[str, object]:
+        """Its headers, without those that the broker adds."""
+        headers = self.properties.headers or {}
+        return {name: value for name, value in headers.items() if not name.startswith("x-")}
+
+
+class Broker:
+    """A connection of nobody: silent, and without a policy."""
+
+    def __init__(self, url: str) -> None:
+        self.host = urlsplit(url).hostname or "localhost"
+        self.port = urlsplit(url).port or 5672
+        self.user = urlsplit(url).username or "guest"
+        self._url = url
+        self._connection, self._channel = self._connected()
+
+    def declare(self, queue: str, **arguments: object) -> None:
+        """Declare a durable quorum queue, or another kind."""
+        self._channel.queue_declare(queue, durable=True, arguments={"x-queue-type": "quorum", **arguments})
+
+    def bind(self, queue: str, exchange: str, routing_key: str) -> None:
+        """Bind *queue* to a topic exchange, which vanishes with its last binding."""
+        self._channel.exchange_declare(exchange, "topic", auto_delete=True)
+        self._channel.queue_bind(queue, exchange, routing_key)
+
+    def bind_return(self, queue: str) -> None:
+        """Bind *queue* to where retries come from, as a policy does."""
+        unrouted = {"alternate-exchange": names.UNROUTED}
+        self._channel.exchange_declare(names.RETURN_EXCHANGE, "direct", durable=True, arguments=unrouted)
+        self._channel.queue_bind(queue, names.RETURN_EXCHANGE, queue)
+
+    def delete(self, queue: str) -> None:
+        """Delete *queue* and where its messages are parked."""
+        for name in (queue, queue + PARKED):
+            self._channel.queue_delete(name)
+
+    def publish(
+        self, routing_key: str, body: bytes = b"", exchange: str = "", properties: Properties | None = None
+    ) -> None:
+        """Publish what some program in some language might have published."""
+        with suppress_instrumentation():
+            self._channel.basic_publish(exchange, routing_key, body, _Anything(properties or Properties()))
+
+    def left(self, *queues: str) -> list[int]:
+        """Return the number of messages in each of *queues*, once they stand still; 0 when there is none.
+
+        What a consumer leaves comes back a moment after its connection is gone.
+        """
+        counts = [[self._ready(queue) for queue in queues]]
+        while len(counts) < 3 or any(count != counts[-1] for count in counts[-3:]):
+            time.sleep(0.02)
+            counts.append([self._ready(queue) for queue in queues])
+        return counts[-1]
+
+    def take(self, queue: str) -> list[Taken]:
+        """Take all messages out of *queue*; none when there is no such queue."""
+        taken: list[Taken] = []
+        while True:
+            try:
+                with suppress_instrumentation():
+                    method, properties, body = self._channel.basic_get(queue, auto_ack=True)
+            except ChannelClosedByBroker:
+                self._channel = self._connection.channel()
+                return taken
+            except ConnectionClosedByBroker:
+                # RabbitMQ 3.10 does that to whoever looks into a quorum queue while it is being declared.
+                self._connection, self._channel = self._connected()
+                return taken
+            if method is None or properties is None or body is None:
+                return taken
+            taken.append(Taken(body, method.exchange, method.routing_key, neutral(properties)))
+
+    def wear(self, queue: str, times: int) -> None:
+        """Take the one message of *queue* and put it back, as consumers do that crash."""
+        for _ in range(times):
+            method = None
+            with suppress_instrumentation():
+                while method is None:
+                    method, _, _ = self._channel.basic_get(queue)
+                self._channel.basic_reject(method.delivery_tag, requeue=True)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def _connected(self) -> tuple[pika.BlockingConnection, BlockingChannel]:
+        connection = pika.BlockingConnection(pika.URLParameters(self._url))
+        return connection, connection.channel()
+
+    def _ready(self, queue: str) -> int:
+        try:
+            count: int = self._channel.queue_declare(queue, passive=True).method.message_count
+        except ChannelClosedByBroker:
+            self._channel = self._connection.channel()
+            return 0
+        return count
+
+
+class _Anything(BasicProperties):
+    """Properties with headers of every type of AMQP, of which pika cannot write all.
+
+    Bytes are sent as text that is not UTF-8, bytearrays as the byte array that they are.
+    """
+
+    def __init__(self, properties: Properties) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # pika leaves it without annotations
+        own = pika_properties(properties)
+        self._raw = Basic.Properties(
+            content_type=own.content_type,
+            content_encoding=own.content_encoding,
+            headers=cast("Any", _text(own.headers)),
+            priority=own.priority,
+            correlation_id=own.correlation_id,
+            reply_to=own.reply_to,
+            expiration=own.expiration,
+            message_id=own.message_id,
+            message_type=own.type,
+            user_id=own.user_id,
+            app_id=own.app_id,
+        )
+
+    def encode(self) -> list[bytes]:
+        """Return them as they go over the wire."""
+        return [self._raw.marshal()]
+
+
+class _Raw(str):
+    """Text that encodes to whatever bytes it was made of."""
+
+    __slots__ = ()
+
+    def encode(self, *_: object, **__: object) -> bytes:
+        """Return the bytes, whatever the encoding."""
+        return super().encode("utf-8", "surrogateescape")
+
+
+def _text(value: object) -> object:
+    if isinstance(value, bytes):
+        return _Raw(value.decode("utf-8", "surrogateescape"))
+    if isinstance(value, dict):
+        return {name: _text(each) for name, each in value.items()}
+    return [_text(each) for each in value] if isinstance(value, list) else value
+
+
+def foreign(headers: Mapping[str, object]) -> dict[str, object]:
+    """Return *headers* without those of a trace."""
+    return {name: value for name, value in headers.items() if name not in TRACE_HEADERS}
+
+
+def wait_for(client: Client, broker: Broker, queue: str, count: int = 1) -> list[Taken]:
+    """Let *client* work until so many messages are in *queue*, and take them.
+
+    Then let it work a little longer: what follows a confirm, or must not follow, is still to come.
+    """
+    taken: list[Taken] = []
+
+    def enough() -> bool:
+        taken.extend(broker.take(queue))
+        return len(taken) >= count
+
+    until(client, enough)
+    idle(client)
+    return taken
+
+
+def wait_for_parked(client: Client, broker: Broker, queue: str, count: int = 1) -> list[Taken]:
+    """Let *client* work until so many messages of *queue* are parked, and take them."""
+    return wait_for(client, broker, queue + PARKED, count)
