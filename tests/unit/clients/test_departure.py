@@ -8,11 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry import trace
 from opentelemetry.context import Context
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from otel_waybill import names
-from otel_waybill.clients.shared.departure import departing, fitting, traceparent
+from otel_waybill.clients.shared.departure import carrying, departing, fitting, traceparent
+from otel_waybill.config import Settings
 from otel_waybill.context import Running, entered
 from otel_waybill.core.waybill import Waybill
+from otel_waybill.telemetry.hooks import Message
+from otel_waybill.telemetry.recorder import Recorder
+from otel_waybill.telemetry.semconv import PUBLISH
 
 SPAN = trace.NonRecordingSpan(
     trace.SpanContext(
@@ -110,3 +117,19 @@ def test_whatever_leaves_fits(headers: dict[str, object], frame_max: int) -> Non
     else:
         assert octets(fit) <= frame_max - 4096
         assert needed.items() <= fit.items() <= headers.items()
+
+
+def test_publish_whose_headers_cannot_be_made_is_over() -> None:
+    """A program that passes something else than a table as headers leaves no span that never ends."""
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    recorder = Recorder(provider.get_tracer("test"), Settings())
+    work = recorder.start(PUBLISH, Message(routing_key="orders"), None, Context())
+    wrong: Any = ["not", "a", "table"]
+
+    with pytest.raises(AttributeError):
+        carrying(work, wrong)
+
+    (span,) = exporter.get_finished_spans()
+    assert span.attributes is not None
+    assert "AttributeError" == span.attributes[names.ERROR_TYPE]

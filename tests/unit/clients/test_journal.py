@@ -392,7 +392,7 @@ def test_other_events_do_not_wait(listening: list[tuple[Event, trace.SpanContext
     "faulty",
     [
         lambda monkeypatch, story: monkeypatch.setattr(story.recorder, "start", _fail),
-        lambda monkeypatch, _: monkeypatch.setattr(module, "departing", _fail),
+        lambda monkeypatch, _: monkeypatch.setattr(module, "carrying", _fail),
     ],
     ids=["recording", "injecting"],
 )

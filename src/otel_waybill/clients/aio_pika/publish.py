@@ -11,7 +11,7 @@ from opentelemetry import context as otel
 from otel_waybill.clients.aio_pika import live
 from otel_waybill.clients.aio_pika.read import endpoint_of
 from otel_waybill.clients.aio_pika.settle import clone
-from otel_waybill.clients.shared.departure import departing
+from otel_waybill.clients.shared.departure import carrying
 from otel_waybill.context import check_publish
 from otel_waybill.guard import harmless
 from otel_waybill.patching import argument, passthrough, replaced
@@ -64,7 +64,5 @@ def _traced(
         body=message.body,
     )
     work = recorder.start(PUBLISH, about, endpoint_of(exchange.channel), otel.get_current())
-    with work.current() as sending:
-        headers = departing(message.headers, sending)
-    outgoing = clone(message, type(message), headers=headers)
+    outgoing = clone(message, type(message), headers=carrying(work, message.headers))
     return work, replaced(args, kwargs, 0, "message", outgoing)

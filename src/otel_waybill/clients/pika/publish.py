@@ -8,7 +8,7 @@ from pika.spec import BasicProperties
 
 from otel_waybill.clients.pika import live
 from otel_waybill.clients.pika.read import AnyChannel, endpoint, underlying
-from otel_waybill.clients.shared.departure import departing
+from otel_waybill.clients.shared.departure import carrying
 from otel_waybill.context import check_publish
 from otel_waybill.guard import harmless
 from otel_waybill.patching import argument, passthrough, replaced
@@ -64,8 +64,6 @@ def _traced(
         body=argument(args, kwargs, 2, "body"),
     )
     work = recorder.start(PUBLISH, message, endpoint(underlying(channel)), otel.get_current())
-    with work.current() as sending:
-        headers = departing(properties.headers, sending)
     outgoing = copy(properties)
-    outgoing.headers = headers
+    outgoing.headers = carrying(work, properties.headers)
     return work, replaced(args, kwargs, 3, "properties", outgoing)

@@ -13,12 +13,31 @@ from otel_waybill.context import running
 from otel_waybill.core.headers import without_ours
 from otel_waybill.core.waybill import end_to_end_headers
 from otel_waybill.telemetry import carrier
+from otel_waybill.telemetry.recorder import Work
 
 
 def departing(headers: Mapping[str, object] | None, context: Context) -> dict[str, object]:
     """Return *headers* for a message sent in *context*: nothing stale of ours, and what is true now."""
     waybill = running(context).waybill
     return carrier.injected(without_ours(headers) | end_to_end_headers(waybill, time.time()), context)
+
+
+def carrying(
+    work: Work, headers: Mapping[str, object] | None, context: Context | None = None
+) -> dict[str, object]:
+    """Return *headers* for a message whose publish is *work*; without any, that is over and failed.
+
+    Args:
+        work: the publish, started.
+        headers: of the message.
+        context: what it is sent in, by default what the publish was started in.
+    """
+    try:
+        with work.current(context) as sending:
+            return departing(headers, sending)
+    except BaseException as error:
+        work.finish(error)
+        raise
 
 
 def traceparent(span: Span) -> str | None:

@@ -13,7 +13,7 @@ from opentelemetry.trace import INVALID_SPAN
 
 from otel_waybill import names
 from otel_waybill.clients.shared.arrival import Arrival
-from otel_waybill.clients.shared.departure import departing, traceparent
+from otel_waybill.clients.shared.departure import carrying, traceparent
 from otel_waybill.context import Running, entered
 from otel_waybill.core.delivery import Outcome, Result
 from otel_waybill.core.events import BreakerChanged, Event
@@ -123,8 +123,7 @@ class Journal:
             more = _delay(copy.outcome)
             work = self._recorder.start(PUBLISH, about, self._endpoint, get_current(), more=more)
         sending = entered(Running(waybill=copy.waybill), self._arrival.context)
-        with work.current(sending) as context:
-            headers = departing(copy.headers, context) | ours(copy.headers)
+        headers = carrying(work, copy.headers, sending) | ours(copy.headers)
         previous = traceparent(processing.span)
         return work, headers if previous is None else headers | {names.HEADER_PREVIOUS: previous}
 
