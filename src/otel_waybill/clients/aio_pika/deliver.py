@@ -1,5 +1,6 @@
 """What aio-pika calls when a message arrives, in place of the user's callback."""
 
+import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
 from weakref import WeakKeyDictionary
@@ -31,6 +32,8 @@ Callback = Callable[[IncomingMessage], Awaitable[object]]
 
 _tracing = harmless("tracing a delivery")
 _prefetch: WeakKeyDictionary[AnyChannel | AbstractChannel, int] = WeakKeyDictionary()
+_direct: set[asyncio.Task[Outcome]] = set()
+"""Tasks that nobody may be waiting for; the loop itself keeps them only weakly."""
 _queues: WeakKeyDictionary[AbstractChannel, dict[str, str]] = WeakKeyDictionary()
 
 
@@ -81,13 +84,18 @@ def set_qos(
     return wrapped(*args, **kwargs)
 
 
-async def direct(guarded: Guarded, message: IncomingMessage) -> None:
+def direct(guarded: Guarded, message: IncomingMessage) -> asyncio.Task[Outcome]:
     """Handle one delivery in a program that is not instrumented.
 
+    In a task, because aio-pika 9.0 calls what is no coroutine function without awaiting what it returns.
+
     Raises:
-        InvalidPolicy: the policy was not told which queue this is.
+        InvalidPolicy: by the task; the policy was not told which queue this is.
     """
-    await run(guarded.terms, guarded.queue, message, guarded.handler)
+    task = asyncio.create_task(run(guarded.terms, guarded.queue, message, guarded.handler))
+    _direct.add(task)
+    task.add_done_callback(_direct.discard)
+    return task
 
 
 async def run(terms: Terms, queue: str | None, message: IncomingMessage, handler: Handler) -> Outcome:
