@@ -21,6 +21,7 @@ from otel_waybill.core.waybill import (
     BAGGAGE_KEYS,
     EMPTY,
     LARGEST_COUNT,
+    LONGEST_DEADLINE,
     LONGEST_REQUEST_ID,
     Waybill,
     end_to_end_headers,
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 _KEY = otel.create_key("waybill")
 _OURS = frozenset(BAGGAGE_KEYS.values())
-_LONGEST_DEADLINE = 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +97,7 @@ def running(context: Context | None = None) -> Running:
     if _OURS.isdisjoint(carried):
         return Running()
     now = Instant(time.monotonic(), time.time())
-    return inherited(from_baggage(carried, now=now.wall, max_deadline=_LONGEST_DEADLINE), now)
+    return inherited(from_baggage(carried, now=now.wall, max_deadline=LONGEST_DEADLINE), now)
 
 
 def inherited(waybill: Waybill, received: Instant) -> Running:
@@ -205,8 +205,8 @@ def _check_request(identity: str | None, seconds: float | None, retry_limit: int
     if identity is not None and text(identity, LONGEST_REQUEST_ID) != identity:
         msg = f"need id of 1 to {LONGEST_REQUEST_ID} printable ASCII characters, got {identity!r:.99}"
         raise InvalidRequest(msg)
-    if seconds is not None and not 0 < seconds <= _LONGEST_DEADLINE:
-        msg = f"need 0 < deadline <= {_LONGEST_DEADLINE:.0f} (seconds from now), got {seconds!r}"
+    if seconds is not None and not 0 < seconds <= LONGEST_DEADLINE:
+        msg = f"need 0 < deadline <= {LONGEST_DEADLINE:.0f} (seconds from now), got {seconds!r}"
         raise InvalidRequest(msg)
     if retry_limit is not None and number(retry_limit, 0, LARGEST_COUNT) != retry_limit:
         msg = f"need 0 <= retry_limit <= {LARGEST_COUNT}, got {retry_limit!r}"

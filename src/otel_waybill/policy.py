@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, overload
 from otel_waybill.core.delivery import Outcome
 from otel_waybill.core.rules import require
 from otel_waybill.core.spec import PolicySpec, Retry, Settle
+from otel_waybill.core.waybill import LONGEST_DEADLINE
 from otel_waybill.resilience.breaker import CircuitBreaker
 from otel_waybill.resilience.guarded import Guarded, Handler, Terms, settling
 
@@ -52,7 +53,7 @@ class Policy:
         confirm_timeout: float = 5.0,
         hold_max: float = 300.0,
         skew_tolerance: float = 1.0,
-        max_deadline: float = 86_400.0,
+        max_deadline: float = LONGEST_DEADLINE,
     ) -> None:
         spec = PolicySpec(
             retry=retry,

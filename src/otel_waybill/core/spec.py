@@ -6,6 +6,7 @@ from typing import Literal
 
 from otel_waybill.core.backoff import Backoff
 from otel_waybill.core.rules import one_of, require
+from otel_waybill.core.waybill import LONGEST_DEADLINE
 
 Settle = Literal["return", "handler"]
 
@@ -102,7 +103,7 @@ class PolicySpec:
     confirm_timeout: float = 5.0
     hold_max: float = 300.0
     skew_tolerance: float = 1.0
-    max_deadline: float = 86_400.0
+    max_deadline: float = LONGEST_DEADLINE
 
     def __post_init__(self) -> None:
         require(

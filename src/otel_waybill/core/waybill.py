@@ -17,6 +17,8 @@ T = TypeVar("T")
 
 LONGEST_REQUEST_ID = 128
 LARGEST_COUNT = 1_000_000
+LONGEST_DEADLINE = 86_400.0
+"""Seconds; a deadline further away is no deadline that anybody waits for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

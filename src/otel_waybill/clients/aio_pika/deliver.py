@@ -14,12 +14,11 @@ from aiormq.abc import AbstractChannel
 
 from otel_waybill.clients.aio_pika import live, topology
 from otel_waybill.clients.aio_pika.copies import copies
-from otel_waybill.clients.aio_pika.enforce import Guard
+from otel_waybill.clients.aio_pika.enforce import Guard, kept
 from otel_waybill.clients.aio_pika.read import ambient, channel_of, delivery, endpoint, underlay_of
 from otel_waybill.clients.aio_pika.settle import ledgers
 from otel_waybill.clients.shared.arrival import arrive
 from otel_waybill.clients.shared.policies import Consumer, check_prefetch, known_queue
-from otel_waybill.context import entered, inherited
 from otel_waybill.core.delivery import Outcome
 from otel_waybill.guard import harmless
 from otel_waybill.patching import argument, replaced
@@ -32,8 +31,6 @@ Callback = Callable[[IncomingMessage], Awaitable[object]]
 
 _tracing = harmless("tracing a delivery")
 _prefetch: WeakKeyDictionary[AnyChannel | AbstractChannel, int] = WeakKeyDictionary()
-_direct: set[asyncio.Task[Outcome]] = set()
-"""Tasks that nobody may be waiting for; the loop itself keeps them only weakly."""
 _queues: WeakKeyDictionary[AbstractChannel, dict[str, str]] = WeakKeyDictionary()
 
 
@@ -92,10 +89,7 @@ def direct(guarded: Guarded, message: IncomingMessage) -> asyncio.Task[Outcome]:
     Raises:
         InvalidPolicy: by the task; the policy was not told which queue this is.
     """
-    task = asyncio.create_task(run(guarded.terms, guarded.queue, message, guarded.handler))
-    _direct.add(task)
-    task.add_done_callback(_direct.discard)
-    return task
+    return kept(run(guarded.terms, guarded.queue, message, guarded.handler))
 
 
 async def run(terms: Terms, queue: str | None, message: IncomingMessage, handler: Handler) -> Outcome:
@@ -161,10 +155,9 @@ def _work(recorder: Recorder, message: IncomingMessage, queue: Queue, *, acknowl
     )
     if acknowledges:
         ledgers.note(channel, about)
-    context = entered(inherited(arrival.waybill, arrival.received), arrival.context)
     temporary = queue.exclusive or queue.auto_delete
     return recorder.start(
-        PROCESS, about, endpoint(channel), context, links=arrival.links, temporary=temporary
+        PROCESS, about, endpoint(channel), arrival.inside(), links=arrival.links, temporary=temporary
     )
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import inspect
+from collections.abc import Coroutine
 
 from aio_pika.exceptions import AMQPException, ChannelInvalidStateError
 from aio_pika.message import IncomingMessage
@@ -53,8 +54,15 @@ _copying = harmless("publishing a copy")
 # what it has no ack for.
 _TOO_LATE = (AMQPException, ChannelInvalidStateError, ConnectionError, RuntimeError)
 
-_later: set[asyncio.Task[Outcome]] = set()
-"""Settlements that came after their handler had returned; the loop itself keeps tasks only weakly."""
+_kept: set[asyncio.Task[Outcome]] = set()
+
+
+def kept(work: Coroutine[object, object, Outcome]) -> asyncio.Task[Outcome]:
+    """Return a task for *work* that goes on if nobody waits for it: the loop keeps its tasks only weakly."""
+    task = asyncio.create_task(work)
+    _kept.add(task)
+    task.add_done_callback(_kept.discard)
+    return task
 
 
 class Guard:
@@ -107,9 +115,7 @@ class Guard:
         self.settled = settled
         if self.outcome is not None:  # it was left open
             self.entrusted = False
-            task = asyncio.create_task(drive(self.execution, self, Returned(settled)))
-            _later.add(task)
-            task.add_done_callback(_later.discard)
+            kept(drive(self.execution, self, Returned(settled)))
 
     def emit(self, event: Event) -> None:
         """Tell whoever listens what happened to this delivery."""

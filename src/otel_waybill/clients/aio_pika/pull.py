@@ -22,7 +22,6 @@ from otel_waybill.clients.aio_pika.read import channel_of, delivery, endpoint, e
 from otel_waybill.clients.aio_pika.settle import ledgers
 from otel_waybill.clients.shared.arrival import Arrival, arrive
 from otel_waybill.clients.shared.ledger import Table
-from otel_waybill.context import entered, inherited
 from otel_waybill.guard import harmless
 from otel_waybill.patching import argument
 from otel_waybill.telemetry.hooks import Message
@@ -84,7 +83,7 @@ async def anext_(
     with _tracing:
         handed = _handed_over(message, iterator._amqp_queue, None)
         if handed is not None and iterator in _entered:
-            token = otel.attach(_inside(handed.arrival))
+            token = otel.attach(handed.arrival.inside())
             _entered[iterator] = _Attached(token, asyncio.current_task())
     return message
 
@@ -187,14 +186,10 @@ def _processed(message: IncomingMessage) -> Work | None:
         return None
     about = handed.about._replace(properties=message, body=message.body)
     work = recorder.start(
-        PROCESS, about, endpoint(channel_of(message)), _inside(handed.arrival), links=handed.arrival.links
+        PROCESS, about, endpoint(channel_of(message)), handed.arrival.inside(), links=handed.arrival.links
     )
     work.counted = False
     return work
-
-
-def _inside(arrival: Arrival) -> Context:
-    return entered(inherited(arrival.waybill, arrival.received), arrival.context)
 
 
 def _detach(iterator: QueueIterator) -> None:

@@ -16,7 +16,6 @@ from otel_waybill.clients.pika.read import AnyChannel, Pushed, ambient, delivery
 from otel_waybill.clients.shared.arrival import arrive
 from otel_waybill.clients.shared.ledger import Owned
 from otel_waybill.clients.shared.policies import Consumer, check_prefetch, known_queue
-from otel_waybill.context import entered, inherited
 from otel_waybill.core.delivery import Outcome
 from otel_waybill.errors import InvalidPolicy
 from otel_waybill.guard import harmless
@@ -74,8 +73,7 @@ class Delivering:
         )
         if self._acknowledges:
             settle.ledgers.note(channel, message)
-        context = entered(inherited(arrival.waybill, arrival.received), arrival.context)
-        return recorder.start(PROCESS, message, endpoint(channel), context, links=arrival.links)
+        return recorder.start(PROCESS, message, endpoint(channel), arrival.inside(), links=arrival.links)
 
 
 def basic_consume(

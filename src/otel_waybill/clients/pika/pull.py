@@ -20,7 +20,6 @@ from otel_waybill.clients.pika.settle import ledgers
 from otel_waybill.clients.shared.arrival import arrive
 from otel_waybill.clients.shared.ledger import Owned
 from otel_waybill.clients.shared.policies import Consumer
-from otel_waybill.context import entered, inherited
 from otel_waybill.guard import harmless
 from otel_waybill.patching import argument, passthrough
 from otel_waybill.telemetry.hooks import Message
@@ -116,7 +115,7 @@ def handed_over(  # noqa: PLR0913 - what is known of one message, each part by i
         around = otel.get_current() if around is None else around
         arrival = arrive(delivery(method, properties, queue), around, recorder)
         recorder.start(RECEIVE, about, endpoint(channel), around, links=arrival.origin, since=since).finish()
-        return entered(inherited(arrival.waybill, arrival.received), arrival.context)
+        return arrival.inside()
     return None
 
 

@@ -11,12 +11,12 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from otel_waybill import names
 from otel_waybill.config import Parent
-from otel_waybill.context import cleared
+from otel_waybill.context import cleared, entered, inherited
 from otel_waybill.core.delivery import Delivery, Instant
 from otel_waybill.core.events import HeadersInvalid
 from otel_waybill.core.headers import snapshot
 from otel_waybill.core.pipeline import Execution
-from otel_waybill.core.waybill import Waybill, decode
+from otel_waybill.core.waybill import LONGEST_DEADLINE, Waybill, decode
 from otel_waybill.resilience import hub
 from otel_waybill.resilience.clock import instant
 from otel_waybill.resilience.guarded import Terms
@@ -45,9 +45,13 @@ class Arrival(NamedTuple):
     origin: tuple[SpanContext, ...]
     links: tuple[SpanContext, ...]
 
+    def inside(self) -> Context:
+        """Return the context to process it in, with its waybill running."""
+        return entered(inherited(self.waybill, self.received), self.context)
+
 
 def arrive(
-    delivery: Delivery, ambient: Context, recorder: Recorder, *, max_deadline: float = 86_400.0
+    delivery: Delivery, ambient: Context, recorder: Recorder, *, max_deadline: float = LONGEST_DEADLINE
 ) -> Arrival:
     """Decode *delivery*; whatever it holds, this does not raise.
 
