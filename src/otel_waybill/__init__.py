@@ -6,13 +6,15 @@ from otel_waybill.config import Settings
 from otel_waybill.context import check, current, deadline, detached, remaining, request
 from otel_waybill.core.backoff import Backoff
 from otel_waybill.core.delivery import Outcome, Reason, Result
-from otel_waybill.core.spec import Retry
+from otel_waybill.core.limits import ConcurrencyLimit, RateLimit
+from otel_waybill.core.retry import Retry, RetryBudget
 from otel_waybill.core.waybill import Waybill
 from otel_waybill.errors import (
     CircuitOpen,
     DeadlineExceeded,
     InvalidPolicy,
     InvalidRequest,
+    RetryAfter,
     TopologyMismatch,
     Unconfirmed,
     WaybillError,
@@ -27,6 +29,7 @@ __all__ = [
     "Backoff",
     "CircuitBreaker",
     "CircuitOpen",
+    "ConcurrencyLimit",
     "DeadlineExceeded",
     "Hooks",
     "InvalidPolicy",
@@ -35,9 +38,12 @@ __all__ = [
     "Outcome",
     "PikaInstrumentor",
     "Policy",
+    "RateLimit",
     "Reason",
     "Result",
     "Retry",
+    "RetryAfter",
+    "RetryBudget",
     "Settings",
     "TopologyMismatch",
     "Unconfirmed",

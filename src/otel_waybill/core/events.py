@@ -17,18 +17,20 @@ class BreakerChanged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """A delivery begins to wait, unacknowledged and uncounted, because a breaker refused it."""
+    """A delivery begins to wait, unacknowledged and uncounted, for a breaker or a limit."""
 
     queue: str | None
-    breaker: str
+    breaker: str | None = None
+    limit: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Released:
-    """A delivery that was held waits no longer: it runs, is parked, or is gone."""
+    """A delivery that was held waits no longer: it runs, is parked or put off, or is gone."""
 
     queue: str | None
-    breaker: str
+    breaker: str | None = None
+    limit: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

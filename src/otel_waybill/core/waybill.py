@@ -32,6 +32,8 @@ class Hop:
     creation: str | None = None
     previous: str | None = None
     first_failed_at: int | None = None
+    not_before: int | None = None
+    deferrals: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,6 +222,8 @@ def _with_hop(waybill: Waybill, facts: _Reader) -> Waybill:
         creation=facts.text(names.HEADER_CREATION),
         previous=facts.text(names.HEADER_PREVIOUS),
         first_failed_at=facts.read(names.HEADER_FIRST_FAILED_AT, number),
+        not_before=facts.read(names.HEADER_NOT_BEFORE, number),
+        deferrals=facts.count(names.HEADER_DEFERRALS) or 0,
     )
     attempt = facts.count(names.HEADER_ATTEMPT, low=1)
     return replace(waybill, attempt=attempt or 1, id=facts.read(names.HEADER_ID, _name) or None, hop=hop)

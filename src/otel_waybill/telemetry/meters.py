@@ -50,7 +50,7 @@ class Meters:
             names.METRIC_REMAINING, "Time left until the deadline when a run starts.", _LEFT
         )
         self._held = meter.create_up_down_counter(
-            names.METRIC_HELD, "{delivery}", "Deliveries that wait unacknowledged for a breaker."
+            names.METRIC_HELD, "{delivery}", "Deliveries that wait unacknowledged for a breaker or a limit."
         )
         self._running = meter.create_up_down_counter(
             names.METRIC_RUNNING, "{delivery}", "Deliveries whose handler runs."
@@ -88,10 +88,10 @@ class Meters:
                     self._remaining.record(max(0.0, remaining), _of(queue))
             case RunEnded(queue=queue):
                 self._running.add(-1, _of(queue))
-            case Held(queue=queue, breaker=breaker):
-                self._held.add(1, _of(queue) | {names.BREAKER_NAME: breaker})
-            case Released(queue=queue, breaker=breaker):
-                self._held.add(-1, _of(queue) | {names.BREAKER_NAME: breaker})
+            case Held():
+                self._held.add(1, _of(event.queue) | _why(event))
+            case Released():
+                self._held.add(-1, _of(event.queue) | _why(event))
             case Confirmed(queue=queue, seconds=seconds):
                 self._confirm.record(seconds, _of(queue))
             case Unconfirmed(queue=queue):
@@ -113,3 +113,8 @@ class Meters:
 def _of(queue: str | None) -> dict[str, Value]:
     """Return the attribute that names *queue*, if it was people who named it: of those there are few."""
     return {} if queue is None or is_anonymous(queue) else {names.QUEUE: queue}
+
+
+def _why(event: Held | Released) -> dict[str, Value]:
+    facts = {names.BREAKER_NAME: event.breaker, names.LIMIT: event.limit}
+    return {name: value for name, value in facts.items() if value is not None}

@@ -210,7 +210,7 @@ def test_no_message_stops_a_consumer(headers: dict[str, Any], exchange: str, rec
 def test_handler_that_changes_its_headers_changes_no_copy() -> None:
     """Copies are made of what had come, also where a table in it was written to in the meantime."""
     headers = {"tenant": {"name": "acme"}}
-    decides = execution(Terms(spec=PolicySpec()), arrival := arrive(arriving(headers), Context(), RECORDER))
+    decides = execution(Terms.of(PolicySpec()), arrival := arrive(arriving(headers), Context(), RECORDER))
     decides.start(arrival.received, 0.0)
     headers["tenant"]["name"] = "changed"
     copy = decides.resume(Returned(Settled.REFUSED), arrival.received, 0.0).verdict
@@ -223,7 +223,7 @@ def test_execution_decides_about_the_arrival() -> None:
     arrival = arrive(arriving({}), Context(), SILENT)
     ids = set()
     for _ in range(2):
-        decides = execution(Terms(spec=PolicySpec()), arrival)
+        decides = execution(Terms.of(PolicySpec()), arrival)
         assert Run(attempt=1) == decides.start(arrival.received, 0.0).verdict
         copy = decides.resume(Returned(Settled.REFUSED), arrival.received, 0.0).verdict
         assert isinstance(copy, Republish)

@@ -146,7 +146,7 @@ def test_settings_come_from_the_environment(bench: Bench, monkeypatch: pytest.Mo
 
 def test_policies_are_applied_by_name(bench: Bench) -> None:
     """What was given by name holds for consumers of that name."""
-    bench.on(terms={"orders": Terms(spec=PolicySpec())})
+    bench.on(terms={"orders": Terms.of(PolicySpec())})
     assert bench.live.policies.bind(print, Consumer(queue="orders")).terms is not None
 
 

@@ -22,7 +22,8 @@ from otel_waybill.context import remaining, running
 from otel_waybill.core.backoff import Backoff
 from otel_waybill.core.delivery import Delivery, Instant, Outcome, Reason, Result
 from otel_waybill.core.events import BreakerChanged, Event
-from otel_waybill.core.spec import PolicySpec, Retry
+from otel_waybill.core.retry import Retry
+from otel_waybill.core.spec import PolicySpec
 from otel_waybill.core.verdicts import Raised, Republish, Run, Step, Verdict, Waited
 from otel_waybill.guard import harmless
 from otel_waybill.resilience import hub
@@ -70,7 +71,7 @@ class Story:
         )
         arrival = arrive(delivery, Context(), self.recorder)
         self.now = arrival.received
-        self.execution = execution(Terms(spec=PolicySpec(retry=retry)), arrival)
+        self.execution = execution(Terms.of(PolicySpec(retry=retry)), arrival)
         message = Message("shop", "order.new", "orders", None, b"{}", 7)
         self.journal = Journal(self.recorder, arrival, self.execution, message, None, counted=counted)
 

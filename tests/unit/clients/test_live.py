@@ -23,7 +23,7 @@ from otel_waybill.telemetry.recorder import SILENT, Recorder
 STARTED = RunStarted(queue="orders", remaining=None)
 OPENED = BreakerChanged(breaker="payments", before="closed", after="open")
 TRACER = NoOpTracerProvider().get_tracer("test")
-POLICIES = Policies({"orders": Terms(spec=PolicySpec())})
+POLICIES = Policies({"orders": Terms.of(PolicySpec())})
 
 
 def handle(*_: object) -> None:

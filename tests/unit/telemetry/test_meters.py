@@ -265,6 +265,7 @@ def test_attempts_are_told_of_messages_that_are_done(bench: Bench) -> None:
     for result in Result:
         bench.tell(Ended(queue="orders", outcome=Outcome(result=result, attempt=3)))
     assert [
+        (ORDERS | {"waybill.outcome": "dropped"}, 3),
         (ORDERS | {"waybill.outcome": "handled"}, 3),
         (ORDERS | {"waybill.outcome": "parked"}, 3),
     ] == sorted(bench.points("waybill.attempts"), key=str)

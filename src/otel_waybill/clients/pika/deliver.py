@@ -175,4 +175,4 @@ def _limit_prefetch(channel: BlockingChannel, queue: str, terms: Terms) -> None:
     check_prefetch(seen, queue)
     if seen is None:
         with passthrough():
-            channel.basic_qos(prefetch_count=terms.spec.prefetch)
+            channel.basic_qos(prefetch_count=terms.spec.prefetch_count)

@@ -86,6 +86,8 @@ def execution(terms: Terms, arrival: Arrival) -> Execution:
         received=arrival.received,
         identity=lambda: str(uuid.uuid4()),
         breaker=terms.breaker,
+        limits=terms.shares.limits(delivery, arrival.waybill),
+        budget=terms.shares.budget(delivery, arrival.waybill),
     )
 
 
