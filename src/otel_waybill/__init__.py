@@ -2,7 +2,7 @@
 
 from otel_waybill.clients.aio_pika.instrumentor import AioPikaInstrumentor
 from otel_waybill.clients.pika.instrumentor import PikaInstrumentor
-from otel_waybill.config import Settings
+from otel_waybill.config.settings import Settings
 from otel_waybill.context import check, current, deadline, detached, remaining, request
 from otel_waybill.core.backoff import Backoff
 from otel_waybill.core.delivery import Outcome, Reason, Result
@@ -13,6 +13,7 @@ from otel_waybill.errors import (
     CircuitOpen,
     DeadlineExceeded,
     InvalidPolicy,
+    InvalidPolicyFile,
     InvalidRequest,
     RetryAfter,
     TopologyMismatch,
@@ -33,6 +34,7 @@ __all__ = [
     "DeadlineExceeded",
     "Hooks",
     "InvalidPolicy",
+    "InvalidPolicyFile",
     "InvalidRequest",
     "Message",
     "Outcome",

@@ -136,6 +136,7 @@ BREAKER_PREVIOUS_STATE: Final = "waybill.breaker.previous_state"
 EVENT_BREAKER: Final = "waybill.breaker"
 
 # Environment.
+ENV_POLICIES: Final = "OTEL_WAYBILL_POLICIES"
 ENV_SETTLE_SPANS: Final = "OTEL_WAYBILL_SETTLE_SPANS"
 ENV_METRICS: Final = "OTEL_WAYBILL_METRICS"
 ENV_PARENT: Final = "OTEL_WAYBILL_PARENT"

@@ -20,7 +20,7 @@ from opentelemetry.trace import NoOpTracerProvider
 
 from otel_waybill import names
 from otel_waybill.clients.shared.arrival import arrive, execution
-from otel_waybill.config import Parent, Settings
+from otel_waybill.config.settings import Parent, Settings
 from otel_waybill.context import Running, entered, running
 from otel_waybill.core.delivery import Delivery
 from otel_waybill.core.events import Event, HeadersInvalid

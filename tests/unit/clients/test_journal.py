@@ -17,7 +17,7 @@ from otel_waybill import guard, names
 from otel_waybill.clients.shared import journal as module
 from otel_waybill.clients.shared.arrival import arrive, execution
 from otel_waybill.clients.shared.journal import Journal
-from otel_waybill.config import Settings
+from otel_waybill.config.settings import Settings
 from otel_waybill.context import remaining, running
 from otel_waybill.core.backoff import Backoff
 from otel_waybill.core.delivery import Delivery, Instant, Outcome, Reason, Result

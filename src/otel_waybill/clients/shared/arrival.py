@@ -10,7 +10,7 @@ from opentelemetry.trace import SpanContext
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from otel_waybill import names
-from otel_waybill.config import Parent
+from otel_waybill.config.settings import Parent
 from otel_waybill.context import cleared, entered, inherited
 from otel_waybill.core.delivery import Delivery, Instant
 from otel_waybill.core.events import HeadersInvalid
