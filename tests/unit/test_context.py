@@ -16,7 +16,7 @@ import otel_waybill as waybill
 from otel_waybill import context, names
 from otel_waybill.context import Attached, Running, cleared, entered, inherited, running
 from otel_waybill.core.delivery import Instant
-from otel_waybill.core.waybill import EMPTY, LARGEST_COUNT, Waybill, from_baggage
+from otel_waybill.core.waybill import EMPTY, LARGEST_COUNT, Waybill, decode_end_to_end
 from otel_waybill.errors import DeadlineExceeded, InvalidRequest
 
 MONOTONIC = 1000.0
@@ -295,7 +295,7 @@ def test_what_is_allowed_travels(id: str) -> None:  # noqa: A002 - the word user
     """Every id that is accepted is one that the next service accepts as well."""
     with waybill.request(id=id):
         carried = baggage.get_all()
-    assert id == from_baggage(carried, now=time.time(), max_deadline=60.0).request_id
+    assert id == decode_end_to_end({}, carried, now=time.time()).waybill.request_id
 
 
 def test_context_is_current_for_a_while() -> None:

@@ -141,6 +141,7 @@ class Execution:
             due=self.due,
             permit=self._turn.permit,
             held=now.monotonic - self._arrived,
+            strict=self._spec.refuse_publish,
         )
         return Step(run, (*events, *self._released(), started))
 

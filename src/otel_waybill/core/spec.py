@@ -5,8 +5,15 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from otel_waybill.core.backoff import Backoff
+from otel_waybill.core.belief import (
+    LONGEST_DEADLINE,
+    SKEW_TOLERANCE,
+    Belief,
+    Inheritance,
+    Trust,
+    trusting,
+)
 from otel_waybill.core.rules import one_of, require
-from otel_waybill.core.waybill import LONGEST_DEADLINE
 
 Settle = Literal["return", "handler"]
 
@@ -95,6 +102,9 @@ class PolicySpec:
         skew_tolerance: seconds by which a deadline may be overrun before it counts, 0 or more; it
             covers clocks that differ between machines.
         max_deadline: seconds; a deadline further away is shortened to it, above 0.
+        trust: whose end-to-end facts are believed.
+        deadline: whether a deadline that arrives is taken over.
+        refuse_publish: whether a handler may publish no more once its deadline has passed.
     """
 
     retry: Retry | None = None
@@ -102,8 +112,11 @@ class PolicySpec:
     prefetch: int = 20
     confirm_timeout: float = 5.0
     hold_max: float = 300.0
-    skew_tolerance: float = 1.0
+    skew_tolerance: float = SKEW_TOLERANCE
     max_deadline: float = LONGEST_DEADLINE
+    trust: Trust = "all"
+    deadline: Inheritance = "inherit"
+    refuse_publish: bool = False
 
     def __post_init__(self) -> None:
         require(
@@ -121,3 +134,15 @@ class PolicySpec:
         )
         if self.settle is not None:
             one_of("settle", self.settle, ("return", "handler"))
+        one_of("deadline", self.deadline, ("inherit", "ignore"))
+        trusting(self.trust)
+
+    @property
+    def belief(self) -> Belief:
+        """How much of what arrives is believed."""
+        return Belief(
+            trust=self.trust,
+            deadline=self.deadline,
+            skew_tolerance=self.skew_tolerance,
+            max_deadline=self.max_deadline,
+        )

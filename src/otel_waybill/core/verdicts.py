@@ -22,12 +22,14 @@ class Run:
         due: monotonic time at which its deadline passes, or None.
         permit: the breaker's permit for this run, or None.
         held: seconds for which the delivery waited before.
+        strict: whether it may publish no more once that has passed.
     """
 
     attempt: int
     due: float | None = None
     permit: Permit | None = None
     held: float = 0.0
+    strict: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

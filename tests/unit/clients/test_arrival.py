@@ -22,6 +22,7 @@ from otel_waybill import names
 from otel_waybill.clients.shared.arrival import arrive, execution
 from otel_waybill.config import Parent, Settings
 from otel_waybill.context import Running, entered, running
+from otel_waybill.core.belief import Belief
 from otel_waybill.core.delivery import Delivery
 from otel_waybill.core.events import Event, HeadersInvalid
 from otel_waybill.core.spec import PolicySpec
@@ -184,7 +185,7 @@ def test_silence_leaves_trace_and_baggage_alone_but_not_the_waybill() -> None:
 
 def test_far_deadline_is_cut() -> None:
     """Nobody makes a consumer believe in a deadline that lies further away than its policy allows."""
-    arrival = arrive(arriving({names.HEADER_DEADLINE: "9" * 15}), Context(), RECORDER, max_deadline=60.0)
+    arrival = arrive(arriving({names.HEADER_DEADLINE: "9" * 15}), Context(), RECORDER, belief=Belief(max_deadline=60.0))
     assert arrival.received.wall + 60.0 == arrival.waybill.deadline
 
 

@@ -1,5 +1,6 @@
 """The journal: one process span per attempt, with what led to it, what came of it and what left with it."""
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,7 +19,7 @@ from otel_waybill.clients.shared import journal as module
 from otel_waybill.clients.shared.arrival import arrive, execution
 from otel_waybill.clients.shared.journal import Journal
 from otel_waybill.config import Settings
-from otel_waybill.context import remaining, running
+from otel_waybill.context import check_publish, remaining, running
 from otel_waybill.core.backoff import Backoff
 from otel_waybill.core.delivery import Delivery, Instant, Outcome, Reason, Result
 from otel_waybill.core.events import BreakerChanged, Event
@@ -54,6 +55,7 @@ class Story:
         *,
         counted: bool = False,
         silent: bool = False,
+        refuse_publish: bool = False,
     ) -> None:
         self._spans = InMemorySpanExporter()
         self._reader = InMemoryMetricReader()
@@ -70,7 +72,8 @@ class Story:
         )
         arrival = arrive(delivery, Context(), self.recorder)
         self.now = arrival.received
-        self.execution = execution(Terms(spec=PolicySpec(retry=retry)), arrival)
+        spec = PolicySpec(retry=retry, refuse_publish=refuse_publish)
+        self.execution = execution(Terms(spec=spec), arrival)
         message = Message("shop", "order.new", "orders", None, b"{}", 7)
         self.journal = Journal(self.recorder, arrival, self.execution, message, None, counted=counted)
 
@@ -113,6 +116,11 @@ class Story:
             if metric.name == "messaging.client.consumed.messages" and isinstance(point, NumberDataPoint)
         ]
         return sum(counts)
+
+
+def in_seconds(seconds: float) -> str:
+    """The header of a deadline so far away."""
+    return str(round((time.time() + seconds) * 1000))
 
 
 def told(span: ReadableSpan) -> dict[str, Any]:
@@ -169,7 +177,7 @@ def listening() -> Iterator[list[tuple[Event, trace.SpanContext]]]:
 
 def test_an_attempt_is_one_span_with_its_facts() -> None:
     """A child of the publish that says which run it is, on whose behalf, and how it ended."""
-    story = Story(headers=HEADERS | {"waybill-deadline": str(10**14), "waybill-timeout": "5000"})
+    story = Story(headers=HEADERS | {"waybill-deadline": in_seconds(5)})
     story.run()
     story.journal.close(HANDLED)
     [span] = story.spans()
@@ -202,7 +210,7 @@ def test_a_message_without_facts_has_no_attributes_for_them() -> None:
 
 def test_the_handler_runs_in_its_span_with_its_waybill() -> None:
     """Whatever it calls continues the trace, the request and the deadline of the message."""
-    story = Story(headers=HEADERS | {"waybill-deadline": str(10**14), "waybill-timeout": "5000"})
+    story = Story(headers=HEADERS | {"waybill-deadline": in_seconds(5)})
     with story.journal.current(story.run()):
         inside = trace.get_current_span().get_span_context()
         assert "123456" == running().waybill.request_id

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otel_waybill import names
+from otel_waybill.core.belief import BELIEF, LARGEST_SKEW, Belief
 from otel_waybill.core.delivery import Delivery
 from otel_waybill.core.waybill import (
     BAGGAGE_KEYS,
@@ -17,8 +18,8 @@ from otel_waybill.core.waybill import (
     Hop,
     Waybill,
     decode,
+    decode_end_to_end,
     end_to_end_headers,
-    from_baggage,
 )
 
 NOW = 1_764_000_000.0
@@ -60,7 +61,12 @@ waybills = st.builds(
 )
 
 
-def arriving(headers: dict[str, Any], exchange: str = "shop", message_id: str | None = None) -> Delivery:
+def arriving(
+    headers: dict[str, Any],
+    exchange: str = "shop",
+    message_id: str | None = None,
+    user_id: str | None = None,
+) -> Delivery:
     """A delivery with these *headers*, which nobody may write to."""
     return Delivery(
         queue="orders",
@@ -68,18 +74,24 @@ def arriving(headers: dict[str, Any], exchange: str = "shop", message_id: str | 
         routing_key="order.created",
         headers=MappingProxyType(headers),
         message_id=message_id,
+        user_id=user_id,
     )
 
 
 def read(headers: dict[str, Any], baggage: dict[str, Any] | None = None, now: float = NOW) -> Decoded:
     """What a reader makes of a message."""
-    return decode(arriving(headers), baggage or {}, now=now, max_deadline=DAY)
+    return decode(arriving(headers), baggage or {}, now=now, belief=BELIEF)
+
+
+def carried(baggage: dict[str, Any]) -> Waybill:
+    """What a reader makes of baggage that came over HTTP."""
+    return decode_end_to_end({}, baggage, now=NOW).waybill
 
 
 def returned(headers: dict[str, Any], message_id: str | None = None) -> Decoded:
     """What a reader makes of a message that the ladder returned."""
     delivery = arriving(headers, names.RETURN_EXCHANGE, message_id)
-    return decode(delivery, {}, now=NOW, max_deadline=DAY)
+    return decode(delivery, {}, now=NOW, belief=BELIEF)
 
 
 @given(waybills)
@@ -87,9 +99,9 @@ def test_what_is_written_is_what_is_read(waybill: Waybill) -> None:
     """Whatever a program sends end to end arrives, by header or by baggage, exact to the millisecond."""
     headers = end_to_end_headers(waybill, NOW)
     baggage = {BAGGAGE_KEYS[name]: value for name, value in headers.items()}
-    by_header, invalid = read(dict(headers))
+    by_header, invalid, _ = read(dict(headers))
     assert () == invalid
-    assert by_header == from_baggage(baggage, now=NOW, max_deadline=DAY)
+    assert by_header == carried(baggage)
     assert (waybill.request_id, waybill.retries, waybill.retry_limit) == (
         by_header.request_id,
         by_header.retries,
@@ -101,10 +113,10 @@ def test_what_is_written_is_what_is_read(waybill: Waybill) -> None:
 @given(waybills, st.integers(1, 20))
 def test_deadline_does_not_drift_from_hop_to_hop(waybill: Waybill, hops: int) -> None:
     """Twenty services later the deadline is still the one that the first of them sent."""
-    first, _ = read(dict(end_to_end_headers(waybill, NOW)))
+    first, *_ = read(dict(end_to_end_headers(waybill, NOW)))
     last = first
     for _ in range(hops):
-        last, _ = read(dict(end_to_end_headers(last, NOW)))
+        last, *_ = read(dict(end_to_end_headers(last, NOW)))
     assert first == last
 
 
@@ -116,7 +128,7 @@ def test_no_header_table_stops_a_consumer(
 ) -> None:
     """Anything may stand under any name: what makes sense is read, the rest is absent and counted."""
     table = others | ours
-    waybill, invalid = returned(table) if through else read(table)
+    waybill, invalid, _ = returned(table) if through else read(table)
     assert 1 <= waybill.attempt <= LARGEST_COUNT
     assert 0 <= waybill.retries <= LARGEST_COUNT
     assert waybill.deadline is None or 0 <= waybill.deadline <= NOW + DAY
@@ -127,7 +139,7 @@ def test_no_header_table_stops_a_consumer(
 @given(st.dictionaries(st.sampled_from([*BAGGAGE_KEYS.values(), "tenant"]), hostile))
 def test_no_baggage_stops_a_program(baggage: dict[str, Any]) -> None:
     """Baggage is anybody's text: what makes no sense in it is absent."""
-    assert 1 == from_baggage(baggage, now=NOW, max_deadline=DAY).attempt
+    assert 1 == carried(baggage).attempt
 
 
 def test_what_makes_no_sense_is_counted_by_name() -> None:
@@ -161,7 +173,7 @@ def test_headers_win_over_baggage() -> None:
 
 def test_broken_header_leaves_the_baggage() -> None:
     """A header that makes no sense is as good as none."""
-    waybill, invalid = read({names.HEADER_RETRIES: [5]}, {names.BAGGAGE_RETRIES: "5"})
+    waybill, invalid, _ = read({names.HEADER_RETRIES: [5]}, {names.BAGGAGE_RETRIES: "5"})
     assert (5, (names.HEADER_RETRIES,)) == (waybill.retries, invalid)
 
 
@@ -255,20 +267,20 @@ def test_hop_facts_count_only_from_the_return_exchange() -> None:
 @pytest.mark.parametrize("attempt", ["0", "-1", "2.5", LARGEST_COUNT + 1, True, []])
 def test_attempt_that_makes_no_sense_is_the_first(attempt: object) -> None:
     """A broken attempt number costs a few more runs, never the message."""
-    waybill, invalid = returned({names.HEADER_ATTEMPT: attempt})
+    waybill, invalid, _ = returned({names.HEADER_ATTEMPT: attempt})
     assert (1, Hop(), (names.HEADER_ATTEMPT,)) == (waybill.attempt, waybill.hop, invalid)
 
 
 @pytest.mark.parametrize("name", ["ä" * 128, "a" * 256, "\udcff", b"shop", 5])
 def test_name_that_no_broker_knows_is_absent(name: object) -> None:
     """An origin longer than AMQP's 255 octets, or one that cannot be written again, is read as none."""
-    waybill, invalid = returned({names.HEADER_ORIGIN_EXCHANGE: name})
+    waybill, invalid, _ = returned({names.HEADER_ORIGIN_EXCHANGE: name})
     assert (Hop(), (names.HEADER_ORIGIN_EXCHANGE,)) == (waybill.hop, invalid)
 
 
 def test_identity_is_the_message_id_until_a_copy_says_so() -> None:
     """The id that a message was sent with names it, in any script, and its copies keep the one they carry."""
-    assert "4711" == decode(arriving({}, message_id="4711"), {}, now=NOW, max_deadline=DAY).waybill.id
+    assert "4711" == decode(arriving({}, message_id="4711"), {}, now=NOW, belief=BELIEF).waybill.id
     assert "first" == returned({names.HEADER_ID: "first"}, "made up by a client").waybill.id
     assert Decoded(Waybill(id="bestellung-ä", hop=Hop())) == returned({names.HEADER_ID: "bestellung-ä"})
     assert "4711" == returned({names.HEADER_ID: ""}, "4711").waybill.id

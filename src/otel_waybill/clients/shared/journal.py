@@ -7,6 +7,7 @@ already; what happens then gets a short span of its own.
 
 import time
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 
 from opentelemetry.context import Context, get_current
 from opentelemetry.trace import INVALID_SPAN
@@ -85,7 +86,9 @@ class Journal:
 
     def current(self, run: Run | None = None) -> AbstractContextManager[Context]:
         """Return a block in which the span is current, and the waybill of *run* with it."""
-        state = Running(waybill=self._execution.waybill, due=None if run is None else run.due)
+        state = Running(waybill=self._execution.waybill)
+        if run is not None:
+            state = replace(state, due=run.due, enforced=run.strict)
         context = entered(state, self._arrival.context)
         return Current(INVALID_SPAN if self._work is None else self._work.span, context)
 
