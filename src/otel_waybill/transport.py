@@ -1,6 +1,6 @@
 """The waybill on another way than RabbitMQ: in a row of an outbox, or in the headers of another protocol."""
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 
 from opentelemetry import baggage
 from opentelemetry import context as otel
@@ -47,7 +47,8 @@ def extract(mapping: Mapping[str, object] | None) -> Block:
 
 def _extracted(mapping: Mapping[str, object], around: Context) -> Context:
     received = instant()
-    headers = {name.lower(): value for name, value in mapping.items() if isinstance(name, str)}
+    items: Iterable[tuple[object, object]] = mapping.items()
+    headers = {name.lower(): value for name, value in items if isinstance(name, str)}
     # Some propagators spell their names in another case, and find them only there.
     context = carrier.extract({**headers, **mapping}, cleared(around))
     decoded = decode_end_to_end(headers, baggage.get_all(context), now=received.wall)

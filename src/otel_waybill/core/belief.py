@@ -88,14 +88,16 @@ def judge(claim: Claim, belief: Belief, now: float) -> Judged:
     return Judged(min(deadline, now + min(timeout, belief.max_deadline)), skew)
 
 
-def trusting(whom: Trusted) -> Trust:
-    """Return *whom* as a policy keeps it.
+def trusting(whom: object) -> Trust:
+    """Return *whom*, as a program or its settings name them, as a policy keeps it.
 
     Raises:
         InvalidPolicy: it is neither "all" nor "none" nor a collection of user ids.
     """
-    if whom in ("all", "none"):
-        return whom
+    if whom == "all":
+        return "all"
+    if whom == "none":
+        return "none"
     users = whom if isinstance(whom, Collection) and not isinstance(whom, str | bytes) else ()
     require(
         rule="trust to be 'all', 'none' or a collection of user ids, at least one",

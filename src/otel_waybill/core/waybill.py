@@ -167,7 +167,7 @@ def end_to_end_headers(waybill: Waybill, now: float) -> dict[str, str]:
     return headers
 
 
-def expiration(seconds: float, own: str | None) -> str | None:
+def expiration(seconds: float, own: str | None) -> str:
     """Return the property ``expiration`` of a message that nobody waits for after so many *seconds*.
 
     Args:

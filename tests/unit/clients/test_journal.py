@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,12 +21,13 @@ from otel_waybill.clients.shared import journal as module
 from otel_waybill.clients.shared.arrival import arrive, execution
 from otel_waybill.clients.shared.journal import Journal
 from otel_waybill.config import Settings
-from otel_waybill.context import check_publish, remaining, running
+from otel_waybill.context import check_publish, detached, remaining, running
 from otel_waybill.core.backoff import Backoff
 from otel_waybill.core.delivery import Delivery, Instant, Outcome, Reason, Result
 from otel_waybill.core.events import BreakerChanged, Event
 from otel_waybill.core.spec import PolicySpec, Retry
 from otel_waybill.core.verdicts import Raised, Republish, Run, Step, Verdict, Waited
+from otel_waybill.errors import DeadlineExceeded
 from otel_waybill.guard import harmless
 from otel_waybill.resilience import hub
 from otel_waybill.resilience.guarded import Terms
@@ -220,6 +223,20 @@ def test_the_handler_runs_in_its_span_with_its_waybill() -> None:
         assert "acme" == baggage.get_baggage("tenant")
     story.journal.close(HANDLED)
     assert identity(story.spans()[0]) == inside
+
+
+@pytest.mark.parametrize("refuses", [True, False])
+def test_a_policy_says_whether_an_expired_handler_may_publish(*, refuses: bool) -> None:
+    """By default what is half done can be finished; a strict policy stops it, unless it is detached."""
+    headers = HEADERS | {"waybill-deadline": in_seconds(-0.99)}  # with the tolerance it may still start
+    story = Story(headers=headers, refuse_publish=refuses)
+    with story.journal.current(replace(story.run(), due=time.monotonic())):
+        with detached():
+            check_publish()
+        with pytest.raises(DeadlineExceeded) if refuses else nullcontext():
+            check_publish()
+    with story.journal.current():
+        check_publish()
 
 
 def test_a_delivery_counts_as_consumed_once() -> None:

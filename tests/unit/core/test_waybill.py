@@ -1,5 +1,6 @@
 """The waybill: what is written is what is read, and what is hostile is absent."""
 
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from otel_waybill import names
 from otel_waybill.core.belief import BELIEF, LARGEST_SKEW, Belief
+from otel_waybill.core.copies import retry_headers
 from otel_waybill.core.delivery import Delivery
 from otel_waybill.core.waybill import (
     BAGGAGE_KEYS,
@@ -20,6 +22,7 @@ from otel_waybill.core.waybill import (
     decode,
     decode_end_to_end,
     end_to_end_headers,
+    expiration,
 )
 
 NOW = 1_764_000_000.0
@@ -136,6 +139,28 @@ def test_no_header_table_stops_a_consumer(
     assert all(value.encode() is not None for value in end_to_end_headers(waybill, NOW).values())
 
 
+@given(
+    st.dictionaries(st.sampled_from(facts), hostile),
+    st.dictionaries(st.sampled_from([*BAGGAGE_KEYS.values()]), hostile),
+    st.sampled_from(["shop", "guest", None, "", "é"]),
+    st.booleans(),
+)
+def test_nothing_of_a_stranger_is_believed(
+    headers: dict[str, Any],
+    baggage: dict[str, Any],
+    user_id: str | None,
+    through: bool,  # noqa: FBT001 - drawn
+) -> None:
+    """Whoever is not on the list has no say, in any shape; and nobody is told of what is not even read."""
+    delivery = arriving(headers, names.RETURN_EXCHANGE if through else "shop", user_id=user_id)
+    decoded = decode(delivery, baggage, now=NOW, belief=Belief(trust=frozenset({"billing"})))
+    if through:
+        # What a copy says is our own, but not what its baggage says.
+        assert decoded == decode(delivery, {}, now=NOW, belief=BELIEF)
+    else:
+        assert Decoded(EMPTY if not delivery.message_id else Waybill(id=delivery.message_id)) == decoded
+
+
 @given(st.dictionaries(st.sampled_from([*BAGGAGE_KEYS.values(), "tenant"]), hostile))
 def test_no_baggage_stops_a_program(baggage: dict[str, Any]) -> None:
     """Baggage is anybody's text: what makes no sense in it is absent."""
@@ -207,6 +232,101 @@ def test_deadline_is_believed_no_further_than_its_timeout(
     """Neither a clock that is wrong nor a liar gives a message more time than was left, or than a day."""
     headers = {names.HEADER_DEADLINE: round((NOW + left) * 1000), names.HEADER_TIMEOUT: timeout}
     assert NOW + expected == read(headers).waybill.deadline
+
+
+SAID: dict[str, Any] = {
+    names.HEADER_REQUEST_ID: "123456",
+    names.HEADER_DEADLINE: round((NOW + 5) * 1000),
+    names.HEADER_TIMEOUT: 5000,
+    names.HEADER_RETRIES: "3",
+    names.HEADER_RETRY_LIMIT: "9",
+}
+ALL_SAID = Waybill(request_id="123456", deadline=NOW + 5, retries=3, retry_limit=9)
+
+
+@pytest.mark.parametrize("by_header", [True, False])
+def test_listed_senders_are_believed(*, by_header: bool) -> None:
+    """A user id on the list, which the broker has validated, opens headers and baggage; no other does."""
+    belief = Belief(trust=frozenset({"shop", "billing"}))
+    headers = SAID if by_header else {}
+    baggage = {} if by_header else {BAGGAGE_KEYS[name]: value for name, value in SAID.items()}
+    for user_id, expected in (("shop", ALL_SAID), ("guest", EMPTY), (None, EMPTY)):
+        delivery = arriving(headers, user_id=user_id)
+        assert Decoded(expected) == decode(delivery, baggage, now=NOW, belief=belief)
+
+
+def test_header_of_a_stranger_does_not_make_him_known() -> None:
+    """The user id of an origin counts only where copies come from; anybody can write a header."""
+    headers = SAID | {names.HEADER_ORIGIN_USER_ID: "shop"}
+    assert Decoded(EMPTY) == decode(arriving(headers), {}, now=NOW, belief=Belief(trust=frozenset({"shop"})))
+
+
+@given(st.integers(1, 5), st.sampled_from(["shop", "guest", None]))
+def test_retries_keep_the_trust_of_their_original(retries: int, user_id: str | None) -> None:
+    """A message that is believed stays so through the ladder, and one that is not gains nothing there."""
+    belief = Belief(trust=frozenset({"shop"}))
+    original = arriving({"tenant": "acme", **SAID}, user_id=user_id, message_id="4711")
+    stale = {BAGGAGE_KEYS[name]: value for name, value in SAID.items()}
+    first = decode(original, stale, now=NOW, belief=belief).waybill
+    delivery, waybill = original, first
+    for _ in range(retries):
+        headers = retry_headers(delivery, waybill.retried(), NOW)
+        # The copy has no user id: that of its publisher would be ours. Its baggage may be the stranger's.
+        delivery = arriving(headers, names.RETURN_EXCHANGE, "4711")
+        waybill = decode(delivery, stale, now=NOW, belief=belief).waybill
+    assert replace(first, attempt=1 + retries, retries=first.retries + retries, hop=waybill.hop) == waybill
+    assert waybill.hop is not None
+    assert user_id == waybill.hop.user_id
+    assert (waybill.request_id, waybill.deadline) == (
+        ("123456", NOW + 5) if user_id == "shop" else (None, None)
+    )
+
+
+def test_ignored_deadline_is_as_good_as_absent() -> None:
+    """Neither its value nor its nonsense is anybody's business; the other facts count."""
+    belief = Belief(deadline="ignore")
+    nonsense = SAID | {names.HEADER_DEADLINE: "tomorrow"}
+    far = SAID | {names.HEADER_DEADLINE: "9" * 15}
+    for headers in (SAID, nonsense, far):
+        decoded = decode(arriving(headers), {}, now=NOW, belief=belief)
+        assert Decoded(replace(ALL_SAID, deadline=None)) == decoded
+
+
+def test_clock_that_is_ahead_is_told() -> None:
+    """The deadline counts from here; when the clock is far off there is none, in baggage neither."""
+    skewed = SAID | {names.HEADER_DEADLINE: round((NOW + 35) * 1000)}
+    assert Decoded(ALL_SAID, skew=30.0) == read(skewed)
+    wrong = SAID | {names.HEADER_DEADLINE: round((NOW + 5 + 2 * LARGEST_SKEW) * 1000)}
+    baggage = {names.BAGGAGE_DEADLINE: round((NOW + 5) * 1000), names.BAGGAGE_TIMEOUT: 5000}
+    assert Decoded(replace(ALL_SAID, deadline=None), skew=2 * LARGEST_SKEW) == read(wrong, baggage)
+    assert Decoded(replace(EMPTY, deadline=NOW + 5)) == read({}, baggage)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "own", "expected"),
+    [
+        (5.0, None, "5000"),
+        (0.0001, None, "1"),  # rounded up
+        (0.0, None, "1"),  # 0 would be dropped even where a consumer waits
+        (-5.0, None, "1"),
+        (5.0, "4000", "4000"),
+        (5.0, "6000", "5000"),
+        (5.0, "0", "0"),
+        (5.0, "soon", "soon"),  # the broker says what is wrong with it
+    ],
+)
+def test_expiration_is_what_is_left(seconds: float, own: str | None, expected: str) -> None:
+    """A message that nobody waits for may go; one that its sender wants gone earlier goes earlier."""
+    assert expected == expiration(seconds, own)
+
+
+@given(st.floats(-(10**6), 86_400), st.none() | st.integers(0, 10**9).map(str))
+def test_expiration_is_one_that_the_broker_takes(seconds: float, own: str | None) -> None:
+    """Never 0 of our making, never less than what is left, never longer than the message's own."""
+    made = int(expiration(seconds, own))
+    assert made >= (1 if own is None else min(1, int(own)))
+    assert made == int(own or -1) or made >= seconds * 1000
+    assert own is None or made <= int(own)
 
 
 def test_timeout_alone_is_no_deadline() -> None:
