@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import otel_waybill as waybill
 from conformance.broker import Broker, wait_for
+from conformance.clients import registry
 from conformance.protocol import PATIENCE, Client, Received, publish, until
 from conformance.telemetry import Telemetry, identity, parent
 from otel_waybill import names
@@ -26,7 +27,7 @@ def test_relayed_message_is_part_of_the_request(
 
     def relay() -> None:
         row = json.loads(rows[0])
-        sending = type(client)(amqp_url)
+        sending = registry.ALL[client.name](amqp_url)
         with waybill.extract(row["headers"]):
             publish(sending, target, row["body"].encode())
         assert waybill.Waybill() == waybill.current()
