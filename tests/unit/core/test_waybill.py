@@ -261,6 +261,16 @@ def test_header_of_a_stranger_does_not_make_him_known() -> None:
     assert Decoded(EMPTY) == decode(arriving(headers), {}, now=NOW, belief=Belief(trust=frozenset({"shop"})))
 
 
+@pytest.mark.parametrize(("user_id", "expected"), [("shop", "123456"), ("guest", None), (None, None)])
+def test_baggage_of_a_copy_is_that_of_its_origin(user_id: str | None, expected: str | None) -> None:
+    """What a copy carries beside our headers is believed as far as whoever published the original."""
+    headers = {} if user_id is None else {names.HEADER_ORIGIN_USER_ID: user_id}
+    copy = arriving(headers, names.RETURN_EXCHANGE, user_id=None if user_id == "shop" else "shop")
+    baggage = {names.BAGGAGE_REQUEST_ID: "123456"}
+    decoded = decode(copy, baggage, now=NOW, belief=Belief(trust=frozenset({"shop"})))
+    assert expected == decoded.waybill.request_id
+
+
 @given(st.integers(1, 5), st.sampled_from(["shop", "guest", None]))
 def test_retries_keep_the_trust_of_their_original(retries: int, user_id: str | None) -> None:
     """A message that is believed stays so through the ladder, and one that is not gains nothing there."""
