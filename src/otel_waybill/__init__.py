@@ -24,6 +24,7 @@ from otel_waybill.instrumentation import instrument, uninstrument
 from otel_waybill.policy import Policy
 from otel_waybill.resilience.breaker import CircuitBreaker
 from otel_waybill.telemetry.hooks import Hooks, Message
+from otel_waybill.transport import extract, inject
 
 __all__ = [
     "AioPikaInstrumentor",
@@ -55,6 +56,8 @@ __all__ = [
     "current",
     "deadline",
     "detached",
+    "extract",
+    "inject",
     "instrument",
     "remaining",
     "request",

@@ -117,6 +117,7 @@ METRIC_CONFIRM_DURATION: Final = "waybill.confirm.duration"
 METRIC_UNCONFIRMED: Final = "waybill.copies.unconfirmed"
 METRIC_BREAKER_STATE: Final = "waybill.breaker.state"
 METRIC_HEADERS_INVALID: Final = "waybill.headers.invalid"
+METRIC_CLOCK_SKEW: Final = "waybill.clock_skew"
 
 # Our own attributes and span events.
 ATTEMPT: Final = "waybill.attempt"

@@ -3,12 +3,12 @@
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, overload
 
+from otel_waybill.core.belief import LONGEST_DEADLINE, SKEW_TOLERANCE, Inheritance, Trusted, trusting
 from otel_waybill.core.delivery import Outcome
 from otel_waybill.core.limits import ConcurrencyLimit, RateLimit
 from otel_waybill.core.retry import Retry
 from otel_waybill.core.rules import require
 from otel_waybill.core.spec import OnExpired, PolicySpec, Settle
-from otel_waybill.core.waybill import LONGEST_DEADLINE
 from otel_waybill.resilience.breaker import CircuitBreaker
 from otel_waybill.resilience.guarded import Guarded, Handler, Terms, settling
 
@@ -52,6 +52,14 @@ class Policy:
             before the message is given back.
         skew_tolerance: seconds that a deadline may be overrun before it counts, 0 or more.
         max_deadline: seconds; a deadline further away is shortened to it, above 0.
+        trust: whose deadline, timeout, request id, retries and retry limit are believed: "all"; "none"; or a
+            collection of user ids, for messages whose ``user_id`` property, which the broker validates, is
+            one of them (https://www.rabbitmq.com/docs/validated-user-id). What is not believed is as good as
+            absent. The trace, and the baggage of others, arrive in every case.
+        deadline: "inherit" the deadline that a message brings, or "ignore" it: it is neither enforced nor
+            seen by the handler, nor does it pass to what the handler publishes.
+        refuse_publish: whether publishing in the handler raises `DeadlineExceeded` once the deadline has
+            passed, in a program that is instrumented. By default what is half done can be finished.
 
     Raises:
         InvalidPolicy: a value is out of its range.
@@ -70,8 +78,11 @@ class Policy:
         prefetch: int | None = None,
         confirm_timeout: float = 5.0,
         hold_max: float = 300.0,
-        skew_tolerance: float = 1.0,
+        skew_tolerance: float = SKEW_TOLERANCE,
         max_deadline: float = LONGEST_DEADLINE,
+        trust: Trusted = "all",
+        deadline: Inheritance = "inherit",
+        refuse_publish: bool = False,
     ) -> None:
         require(
             rule="a callable fallback, or None", holds=fallback is None or callable(fallback), seen=fallback
@@ -89,6 +100,9 @@ class Policy:
             hold_max=hold_max,
             skew_tolerance=skew_tolerance,
             max_deadline=max_deadline,
+            trust=trusting(trust),
+            deadline=deadline,
+            refuse_publish=refuse_publish,
         )
         self.terms = Terms.of(spec, breaker=breaker, fallback=fallback)
 

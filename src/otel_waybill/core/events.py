@@ -80,6 +80,14 @@ class HeadersInvalid:
     names: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClockSkewed:
+    """A message says that it was sent later than now: its sender's clock is *seconds* ahead, or more."""
+
+    queue: str | None
+    seconds: float
+
+
 Event = (
     BreakerChanged
     | Held
@@ -90,6 +98,7 @@ Event = (
     | Unconfirmed
     | Ended
     | HeadersInvalid
+    | ClockSkewed
 )
 
 

@@ -176,6 +176,7 @@ class Execution:
             due=self._bounds.due,
             permit=self._turn.permit,
             held=now.monotonic - self._arrived,
+            strict=self._spec.refuse_publish,
         )
         return Step(run, self._presence.runs(self.remaining(now.monotonic)))
 

@@ -4,10 +4,17 @@ import math
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
+from otel_waybill.core.belief import (
+    LONGEST_DEADLINE,
+    SKEW_TOLERANCE,
+    Belief,
+    Inheritance,
+    Trust,
+    trusting,
+)
 from otel_waybill.core.limits import ConcurrencyLimit, RateLimit
 from otel_waybill.core.retry import Retry
 from otel_waybill.core.rules import one_of, require
-from otel_waybill.core.waybill import LONGEST_DEADLINE
 
 Settle = Literal["return", "handler"]
 OnExpired = Literal["park", "run", "ack", "fallback"]
@@ -84,6 +91,9 @@ class PolicySpec:
         skew_tolerance: seconds by which a deadline may be overrun before it counts, 0 or more; it
             covers clocks that differ between machines.
         max_deadline: seconds; a deadline further away is shortened to it, above 0.
+        trust: whose end-to-end facts are believed.
+        deadline: whether a deadline that arrives is taken over.
+        refuse_publish: whether a handler may publish no more once its deadline has passed.
     """
 
     retry: Retry | None = None
@@ -96,8 +106,11 @@ class PolicySpec:
     prefetch: int | None = None
     confirm_timeout: float = 5.0
     hold_max: float = 300.0
-    skew_tolerance: float = 1.0
+    skew_tolerance: float = SKEW_TOLERANCE
     max_deadline: float = LONGEST_DEADLINE
+    trust: Trust = "all"
+    deadline: Inheritance = "inherit"
+    refuse_publish: bool = False
 
     def __post_init__(self) -> None:
         require(
@@ -116,6 +129,8 @@ class PolicySpec:
         if self.settle is not None:
             one_of("settle", self.settle, get_args(Settle))
         one_of("on_expired", self.on_expired, get_args(OnExpired))
+        one_of("deadline", self.deadline, get_args(Inheritance))
+        trusting(self.trust)
         require(
             rule="a fallback for on_expired='fallback'",
             holds=self.fallback or self.on_expired != "fallback",
@@ -125,6 +140,16 @@ class PolicySpec:
             rule="no concurrency beside in_order, which runs one message at a time",
             holds=self.concurrency is None or not self.in_order,
             seen=self.concurrency,
+        )
+
+    @property
+    def belief(self) -> Belief:
+        """How much of what arrives is believed."""
+        return Belief(
+            trust=self.trust,
+            deadline=self.deadline,
+            skew_tolerance=self.skew_tolerance,
+            max_deadline=self.max_deadline,
         )
 
     @property

@@ -5,6 +5,7 @@ from opentelemetry.metrics import Histogram, Meter
 from otel_waybill import names
 from otel_waybill.core.events import (
     BreakerChanged,
+    ClockSkewed,
     Confirmed,
     Ended,
     Event,
@@ -20,6 +21,7 @@ from otel_waybill.telemetry.semconv import Shape, Value, is_anonymous
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
 """The buckets that the conventions ask for."""
 _LEFT = (0, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)
+_SKEWS = (1, 2, 5, 10, 30, 60, 300, 600, 3600, 86400)
 _RUNS = (1, 2, 3, 4, 5, 7, 10, 15, 20)
 _STATES = {"closed": 0, "half-open": 1, "open": 2}
 
@@ -64,6 +66,9 @@ class Meters:
         self._invalid = meter.create_counter(
             names.METRIC_HEADERS_INVALID, "{header}", "Facts that arrived malformed and were read as absent."
         )
+        self._skew = seconds(
+            names.METRIC_CLOCK_SKEW, "How far the clock of a sender is ahead, at least.", _SKEWS
+        )
         self._breaker = meter.create_gauge(
             names.METRIC_BREAKER_STATE, "{state}", "State of a breaker: 0 closed, 1 half-open, 2 open."
         )
@@ -106,6 +111,8 @@ class Meters:
             case HeadersInvalid(queue=queue, names=malformed):
                 for name in malformed:
                     self._invalid.add(1, _of(queue) | {names.HEADER: name})
+            case ClockSkewed(queue=queue, seconds=seconds):
+                self._skew.record(seconds, _of(queue))
             case BreakerChanged(breaker=breaker, after=after):
                 self._breaker.set(_STATES[after], {names.BREAKER_NAME: breaker})
 

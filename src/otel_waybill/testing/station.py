@@ -87,7 +87,7 @@ class Visit:
         clock: ManualClock,
     ) -> None:
         received = clock.instant()
-        waybill, _ = decode(delivery, {}, now=received.wall, max_deadline=terms.spec.max_deadline)
+        waybill, *_ = decode(delivery, {}, now=received.wall, belief=terms.spec.belief)
         self.execution = Execution(
             terms.spec,
             delivery,
@@ -130,7 +130,7 @@ class Visit:
         due = None if run.due is None else time.monotonic() + run.due - self._clock()
         waybill = self.execution.waybill.detached() if run.fallback else self.execution.waybill
         with (
-            Attached(entered(Running(waybill=waybill, due=due), get_current())),
+            Attached(entered(Running(waybill=waybill, due=due, enforced=run.strict), get_current())),
             self._terms.lent(run.permit),
         ):
             yield

@@ -71,7 +71,7 @@ class Guard:
 
     def __init__(self, terms: Terms, handler: Handler, queue: str, message: IncomingMessage) -> None:
         recorder = live.recorder()
-        arrival = arrive(delivery(message, queue), ambient(), recorder, max_deadline=terms.spec.max_deadline)
+        arrival = arrive(delivery(message, queue), ambient(), recorder, belief=terms.spec.belief)
         self.execution = execution(terms, arrival)
         self._terms = terms
         self._handler = handler

@@ -7,6 +7,7 @@ already; what happens then gets a short span of its own.
 
 import time
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 
 from opentelemetry.context import Context, get_current
 from opentelemetry.trace import INVALID_SPAN
@@ -91,7 +92,9 @@ class Journal:
         waybill = self._execution.waybill
         if run is not None and run.fallback:
             waybill = waybill.detached()
-        state = Running(waybill=waybill, due=None if run is None else run.due)
+        state = Running(waybill=waybill)
+        if run is not None:
+            state = replace(state, due=run.due, enforced=run.strict)
         context = entered(state, self._arrival.context)
         return Current(INVALID_SPAN if self._work is None else self._work.span, context)
 
