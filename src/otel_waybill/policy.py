@@ -35,6 +35,8 @@ class Policy:
         concurrency: how many handlers may run at the same time, a number or a `ConcurrencyLimit`; the
             other deliveries are held, in order. None is no limit but the prefetch. A handler that runs in
             pika's own thread is alone there in any case.
+        single_active: whether the queue is declared with ``x-single-active-consumer``. An open breaker then
+            has the consumer leave the queue for as long, so that another one takes over, instead of holding.
         fallback: a substitute, called like the handler and without a deadline, for a message that would be
             parked otherwise; the message counts as handled when it returns and is parked when it raises.
             It is not called for a message that has killed its consumers.
@@ -72,6 +74,7 @@ class Policy:
         breaker: CircuitBreaker | None = None,
         rate: RateLimit | None = None,
         concurrency: int | ConcurrencyLimit | None = None,
+        single_active: bool = False,
         fallback: Handler | None = None,
         settle: Settle | None = None,
         on_expired: OnExpired = "park",
@@ -92,6 +95,7 @@ class Policy:
             breaker=None if breaker is None else breaker.name,
             rate=rate,
             concurrency=ConcurrencyLimit(concurrency) if isinstance(concurrency, int) else concurrency,
+            single_active=single_active,
             fallback=fallback is not None,
             settle=settle,
             on_expired=on_expired,

@@ -1,9 +1,8 @@
 """One delivery under a policy: every decision from its arrival to its settlement.
 
 A driver calls `start`, performs the verdict of the step it gets and answers with `resume`, until a verdict
-ends the delivery. The order of the questions before a run is fixed here: crash loop, early arrival,
-deadline, turn; that of the questions after a failure in `rulings`. Only runs count as attempts; waiting
-never does.
+ends the delivery. The questions on arrival and after a failure are those of `rulings`; in between comes
+the turn. Only runs count as attempts; waiting never does.
 """
 
 from collections.abc import Callable
@@ -16,12 +15,10 @@ from otel_waybill.core.bounds import bounds, reached
 from otel_waybill.core.delivery import Delivery, Instant, Outcome, Reason, Result
 from otel_waybill.core.events import Confirmed, Ended, Event, Unconfirmed
 from otel_waybill.core.gate import CONCURRENCY, NO_LIMITS, Gate, Limits, Refusal, Turn
-from otel_waybill.core.headers import number
 from otel_waybill.core.presence import Presence
-from otel_waybill.core.retry import REDELIVERIES
 from otel_waybill.core.rulings import Again, Budget, Case, Cost, Ignored, Parked
 from otel_waybill.core.spec import PolicySpec
-from otel_waybill.core.topology import SHORTEST, delay_name, rungs
+from otel_waybill.core.topology import delay_name, rungs
 from otel_waybill.core.verdicts import Ack, GiveBack, Leave, Republish, Run, Settled, Step, Wait
 from otel_waybill.core.waybill import Waybill
 from otel_waybill.errors import CircuitOpen
@@ -87,14 +84,8 @@ class Execution:
 
     def start(self, now: Instant, u: float) -> Step:
         """Decide about the delivery as it arrives; *u* is chance in [0, 1)."""
-        retry = self._spec.retry
-        count = number(self._delivery.headers.get(names.HEADER_DELIVERY_COUNT))
-        if count is not None and count >= (REDELIVERIES if retry is None else retry.redeliveries):
-            # Not one more: with its default limit of 20, RabbitMQ 4 drops the message after this delivery.
-            return self._to_parking(Parked(Reason.CRASH_LOOP, None), now)
-        if retry is not None and retry.classic_guard and count is None and self._delivery.redelivered:
-            return self._moved(retry.attempts, now)
-        return self._early(now) or self._admit(now, u)
+        ruling = self._case().on_arrival(self._delivery, now)
+        return self._admit(now, u) if ruling is None else self._ruled(ruling, now)
 
     def resume(self, report: verdicts.Report, now: Instant, u: float) -> Step:  # noqa: PLR0911 - one each
         """Decide what follows from the *report* on the last verdict; *u* is chance in [0, 1)."""
@@ -121,18 +112,6 @@ class Execution:
                 return self._succeeded(now, Leave)  # acknowledged by the handler itself
         raise AssertionError(report)  # the match is exhaustive; mypy cannot see through its guards
 
-    def _moved(self, attempts: int, now: Instant) -> Step:
-        """Take a message that may have killed its consumer out of the way, before it does it again."""
-        if self._waybill.attempt >= attempts:
-            return self._to_parking(Parked(Reason.CRASH_LOOP, None), now)
-        return self._ruled(self._case().put_off(SHORTEST, Cost.ATTEMPT, now), now)
-
-    def _early(self, now: Instant) -> Step | None:
-        """Send a message on that has come back before its time, because no rung is as long as its wait."""
-        not_before = None if self._waybill.hop is None else self._waybill.hop.not_before
-        left = 0.0 if not_before is None else not_before / 1000 - now.wall
-        return None if left <= 0.0 else self._ruled(self._case().put_off(left, Cost.NOTHING, now), now)
-
     def _admit(self, now: Instant, u: float) -> Step:
         if reached(self._bounds.due, now.monotonic):
             late = Parked(Reason.DEADLINE, None)
@@ -152,11 +131,11 @@ class Execution:
     def _hold(self, refusal: Refusal, now: Instant) -> Step:
         if self._held_since is None:
             self._held_since = now.monotonic
+        if refusal.breaker is not None and self._case().stands_by(self._delivery, refusal.seconds):
+            return self._stand_by(refusal.seconds)
         events = self._presence.held(refusal)
-        wait = refusal.seconds
-        if self._bounds.due is not None:
-            # Wake up when the deadline passes, so that what cannot run is parked in time.
-            wait = min(wait, self._bounds.due - now.monotonic)
+        # Wake up when the deadline passes, so that what cannot run is parked in time.
+        wait = self._bounds.shortened(refusal.seconds, now.monotonic)
         if refusal.limit != CONCURRENCY:
             # Who waits for a place is next in a line that moves; these may last for ever.
             left = self._held_since + self._spec.hold_max - now.monotonic
@@ -164,6 +143,11 @@ class Execution:
                 return _after(events, self._let_go(now))
             wait = min(wait, left)
         return Step(Wait(seconds=wait, bell=self._turn.bell), events)
+
+    def _stand_by(self, seconds: float) -> Step:
+        given_back = self._end(GiveBack, Result.GIVEN_BACK)
+        outcome = self._outcome(Result.GIVEN_BACK, None)
+        return Step(GiveBack(outcome=outcome, standby=seconds), given_back.events)
 
     def _let_go(self, now: Instant) -> Step:
         if not self._declared:
@@ -226,8 +210,9 @@ class Execution:
         return Step(Wait(seconds=ruling.seconds))
 
     def _park(self, parked: Parked, now: Instant) -> Step:
-        """Let the substitute handle it, if there is one and it has not tried."""
-        if not self._spec.fallback or self._instead is not None:
+        """Let the substitute handle it, if there is one that it has not tried or that it could kill."""
+        tried = not self._spec.fallback or self._instead is not None
+        if tried or parked.reason is Reason.CRASH_LOOP:
             return self._to_parking(parked, now)
         self._instead = parked
         return Step(Run(attempt=self._waybill.attempt, fallback=True), self._presence.runs(None))

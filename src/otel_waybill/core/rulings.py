@@ -1,25 +1,34 @@
-"""What follows from a failure: the order of the questions is fixed, and this is the place of it.
+"""What follows from an arrival or a failure: the order of the questions is fixed, and this is its place.
 
-No failure: handled. Permanent: parked. Deadline passed: parked. A refusal that costs nothing: put off.
-Attempts, the request's retries or the time for them used up: parked. The wait would outlast the deadline:
-parked at once. Budget empty: put off. Else: another run.
+On arrival. A crash loop: parked. A classic queue hands it out again, and that is to count: put off. Before
+its time: put off.
+
+After a failure. No failure: handled. Permanent: parked. Deadline passed: parked. A refusal that costs
+nothing: put off. Attempts, the request's retries or the time for them used up: parked. The wait would outlast
+the deadline: parked at once. Budget empty: put off. Else: another run.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
+from otel_waybill import names
 from otel_waybill.core.backoff import LONGEST_DELAY
 from otel_waybill.core.bounds import Bounds, reached
-from otel_waybill.core.delivery import Instant, Reason
+from otel_waybill.core.delivery import Delivery, Instant, Reason
+from otel_waybill.core.headers import number
 from otel_waybill.core.match import matches
-from otel_waybill.core.retry import Retry
+from otel_waybill.core.retry import REDELIVERIES, Retry
 from otel_waybill.core.spec import PolicySpec
-from otel_waybill.core.topology import rung
+from otel_waybill.core.topology import SHORTEST, rung
 from otel_waybill.core.waybill import Hop, Waybill
 from otel_waybill.errors import CircuitOpen
+
+# Seconds below which nobody else would get to work, and redeliveries that are not spent on waiting.
+_STANDBY: Final = 1.0
+_LAST_REDELIVERIES: Final = 3
 
 Budget = Callable[[float], bool]
 """Whether one more retry is allowed at a monotonic time; it is spent by asking."""
@@ -86,6 +95,27 @@ class Case:
     bounds: Bounds
     budget: Budget | None
 
+    def on_arrival(self, delivery: Delivery, now: Instant) -> Parked | Again | None:
+        """Rule on *delivery* as it comes; None: there is nothing against a run."""
+        retry, hop = self.spec.retry, self.waybill.hop
+        if self._redeliveries_left(delivery) <= 0:
+            # Not one more: with its default limit of 20, RabbitMQ 4 drops the message after this delivery.
+            return Parked(Reason.CRASH_LOOP, None)
+        if retry is not None and retry.classic_guard and _is_from_a_classic_queue_again(delivery):
+            if self.waybill.attempt >= retry.attempts:
+                return Parked(Reason.CRASH_LOOP, None)
+            return self.put_off(SHORTEST, Cost.ATTEMPT, now)
+        left = 0.0 if hop is None or hop.not_before is None else hop.not_before / 1000 - now.wall
+        return self.put_off(left, Cost.NOTHING, now) if left > 0.0 else None
+
+    def stands_by(self, delivery: Delivery, seconds: float) -> bool:
+        """Return whether a breaker that is open for *seconds* is a reason to leave the queue to others.
+
+        Not for a blink, and not if giving it back, which costs one of its redeliveries, may be too dear.
+        """
+        dear = self._redeliveries_left(delivery) <= _LAST_REDELIVERIES
+        return self.spec.single_active and seconds >= _STANDBY and not dear
+
     def after(self, error: BaseException | None, now: Instant, u: float) -> Ruling:
         """Rule on an attempt that failed with *error*, None for a nack, at *now*; *u* in [0, 1) is chance."""
         retry = self.spec.retry
@@ -142,6 +172,10 @@ class Case:
         limited = waybill.retry_limit is not None and waybill.retries >= waybill.retry_limit
         return Reason.RETRY_LIMIT if limited else None
 
+    def _redeliveries_left(self, delivery: Delivery) -> int:
+        count = number(delivery.headers.get(names.HEADER_DELIVERY_COUNT)) or 0
+        return (REDELIVERIES if self.spec.retry is None else self.spec.retry.redeliveries) - count
+
     def _unless_late(self, again: Again, now: Instant) -> Parked | Again:
         if self.bounds.passed(now.monotonic + again.seconds):
             return Parked(Reason.DEADLINE_BEFORE_RETRY, again.error)
@@ -151,6 +185,10 @@ class Case:
         if elapsed is not None and since + again.seconds > elapsed:
             return Parked(Reason.MAX_ELAPSED, again.error)
         return again
+
+
+def _is_from_a_classic_queue_again(delivery: Delivery) -> bool:
+    return delivery.redelivered and names.HEADER_DELIVERY_COUNT not in delivery.headers
 
 
 def _asked(error: BaseException | None) -> float | None:

@@ -78,6 +78,8 @@ class PolicySpec:
         breaker: the name of the breaker that pauses the consumer, if there is one.
         rate: how many runs may start in a while; None is no limit.
         concurrency: how many handlers may run at the same time; None is no limit but the prefetch.
+        single_active: whether the queue has a single active consumer, which leaves it to another one while
+            its breaker is open instead of holding.
         fallback: whether there is a substitute for what cannot be handled.
         settle: who acknowledges; None leaves it to where the policy is put.
         on_expired: what becomes of a message whose deadline has passed before its handler started:
@@ -100,6 +102,7 @@ class PolicySpec:
     breaker: str | None = None
     rate: RateLimit | None = None
     concurrency: ConcurrencyLimit | None = None
+    single_active: bool = False
     fallback: bool = False
     settle: Settle | None = None
     on_expired: OnExpired = "park"

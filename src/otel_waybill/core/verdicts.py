@@ -71,9 +71,15 @@ class Ack:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GiveBack:
-    """Return the delivery to its queue, uncounted."""
+    """Return the delivery to its queue, uncounted.
+
+    Attributes:
+        outcome: what became of it.
+        standby: if not None, the consumer leaves its queue first, and comes back after so many seconds.
+    """
 
     outcome: Outcome
+    standby: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
