@@ -5,6 +5,7 @@ from weakref import WeakKeyDictionary
 
 import aiormq
 from aio_pika.abc import AbstractChannel
+from aio_pika.exceptions import AMQPException, ChannelInvalidStateError
 from aio_pika.message import IncomingMessage
 from opentelemetry import baggage, trace
 from opentelemetry.context import Context, get_current
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 AnyChannel = AbstractChannel | aiormq.abc.AbstractChannel
 """What queues and exchanges call their channel: aio-pika's since 9.1, the protocol's before."""
+
+# What a call meets on a channel that is gone: there is nothing to add, the broker hands out again what it has
+# no ack for.
+TOO_LATE = (AMQPException, ChannelInvalidStateError, ConnectionError, RuntimeError)
 
 _PORTS = {"amqp": 5672, "amqps": 5671}
 
