@@ -52,6 +52,9 @@ class Running:
     enforced: bool = False
 
 
+_NOTHING = Running()
+
+
 class Block:
     """A `with` block in which other facts hold; what it changes is undone however it is left.
 
@@ -95,7 +98,7 @@ def running(context: Context | None = None) -> Running:
         return stored
     carried = baggage.get_all(context)
     if _OURS.isdisjoint(carried):
-        return Running()
+        return _NOTHING
     now = Instant(time.monotonic(), time.time())
     return inherited(from_baggage(carried, now=now.wall, max_deadline=LONGEST_DEADLINE), now)
 

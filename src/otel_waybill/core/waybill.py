@@ -118,17 +118,16 @@ def decode(delivery: Delivery, baggage: Mapping[str, object], *, now: float, max
         max_deadline: seconds; a deadline further away than that is shortened to it.
     """
     invalid: list[str] = []
-    waybill = _end_to_end(delivery.headers, baggage, invalid, now, max_deadline)
+    waybill = Waybill(id=delivery.message_id) if delivery.message_id else EMPTY
+    waybill = _end_to_end(waybill, delivery.headers, baggage, invalid, now, max_deadline)
     if delivery.exchange == names.RETURN_EXCHANGE:
         waybill = _with_hop(waybill, _Reader(delivery.headers, invalid))
-    if waybill.id is None and delivery.message_id:
-        waybill = replace(waybill, id=delivery.message_id)
     return Decoded(waybill, tuple(invalid))
 
 
 def from_baggage(baggage: Mapping[str, object], *, now: float, max_deadline: float) -> Waybill:
     """Return what *baggage* alone says, as when the work came in over HTTP."""
-    return _end_to_end({}, baggage, [], now, max_deadline)
+    return _end_to_end(EMPTY, {}, baggage, [], now, max_deadline)
 
 
 def end_to_end_headers(waybill: Waybill, now: float) -> dict[str, str]:
@@ -154,25 +153,26 @@ BAGGAGE_KEYS: Mapping[str, str] = {
     names.HEADER_RETRY_LIMIT: names.BAGGAGE_RETRY_LIMIT,
 }
 """The baggage key of each end-to-end header; the values are the same."""
+_HEADERS = frozenset(BAGGAGE_KEYS)
+_MEMBERS = frozenset(BAGGAGE_KEYS.values())
 
 
-def _end_to_end(
-    headers: Mapping[str, object], baggage: Mapping[str, object], invalid: list[str], now: float, most: float
+def _end_to_end(  # noqa: PLR0913, PLR0917 - the two sources, and what bounds what is believed of them
+    waybill: Waybill,
+    headers: Mapping[str, object],
+    baggage: Mapping[str, object],
+    invalid: list[str],
+    now: float,
+    most: float,
 ) -> Waybill:
     # Most messages carry nothing of ours: look before building readers.
-    sources = []
-    if any(header in headers for header in BAGGAGE_KEYS):
-        sources.append(headers)
-    carried = (
-        {header: _member(header, baggage[key]) for header, key in BAGGAGE_KEYS.items() if key in baggage}
-        if baggage
-        else {}
-    )
-    if carried:
-        sources.append(carried)
-    waybill = EMPTY
-    for facts in reversed(sources):
-        waybill = _overlaid(waybill, _Reader(facts, invalid), now, most)
+    if baggage and not _MEMBERS.isdisjoint(baggage):
+        carried = {
+            header: _member(header, baggage[key]) for header, key in BAGGAGE_KEYS.items() if key in baggage
+        }
+        waybill = _overlaid(waybill, _Reader(carried, invalid), now, most)
+    if headers and not _HEADERS.isdisjoint(headers):
+        waybill = _overlaid(waybill, _Reader(headers, invalid), now, most)
     return waybill
 
 
@@ -190,7 +190,8 @@ def _overlaid(waybill: Waybill, facts: _Reader, now: float, most: float) -> Wayb
     deadline = _deadline(facts, now, most)
     retries = facts.count(names.HEADER_RETRIES)
     retry_limit = facts.count(names.HEADER_RETRY_LIMIT)
-    return Waybill(
+    return replace(
+        waybill,
         request_id=waybill.request_id if request_id is None else request_id,
         deadline=waybill.deadline if deadline is None else deadline,
         retries=waybill.retries if retries is None else retries,
@@ -222,7 +223,9 @@ def _with_hop(waybill: Waybill, facts: _Reader) -> Waybill:
         first_failed_at=facts.read(names.HEADER_FIRST_FAILED_AT, number),
     )
     attempt = facts.count(names.HEADER_ATTEMPT, low=1)
-    return replace(waybill, attempt=attempt or 1, id=facts.read(names.HEADER_ID, _name) or None, hop=hop)
+    return replace(
+        waybill, attempt=attempt or 1, id=facts.read(names.HEADER_ID, _name) or waybill.id, hop=hop
+    )
 
 
 def _decimal(value: object) -> str | None:

@@ -48,6 +48,7 @@ _hooking = harmless("calling a hook")
 _redacting = harmless("redacting a header")
 _asking = harmless("asking for a destination template")
 _TYPES = ("send", "receive", "process", "settle")
+# Entries; more routing keys than this are in nobody's steady state, and a miss costs microseconds.
 _REMEMBERED = 1024
 
 
@@ -79,6 +80,7 @@ class Recorder:
         self._hooks = hooks or Hooks()
         self._hook_of = {kind: self._hooks.for_operation(kind) for kind in _TYPES}
         self._captured = tuple(name.lower() for name in settings.capture_headers)
+        self._shape = lru_cache(_REMEMBERED)(self._build_shape)
         self._template = lru_cache(_REMEMBERED)(self._ask_for_template)
 
     def start(  # noqa: PLR0913 - what one operation is, each part by its name
@@ -105,12 +107,12 @@ class Recorder:
             more: attributes of the caller's own.
             since: ``time.perf_counter()`` at which it began, if that was before now.
         """
-        known = self._shape(operation, message, endpoint, temporary=temporary)
-        properties = message.properties
+        exchange, routing_key, queue, properties, _, delivery_tag = message
+        known = self._shape(operation, exchange, routing_key, queue, endpoint, temporary)
         attributes = known.attributes(
             message_id=getattr(properties, "message_id", None),
             conversation_id=getattr(properties, "correlation_id", None),
-            delivery_tag=message.delivery_tag,
+            delivery_tag=delivery_tag,
         )
         if self.settings.legacy_attributes and names.MESSAGING_CONVERSATION_ID in attributes:
             attributes[names.LEGACY_CONVERSATION_ID] = attributes[names.MESSAGING_CONVERSATION_ID]
@@ -136,10 +138,15 @@ class Recorder:
         around = trace.get_current_span(context).get_span_context()
         return Work(self, NonRecordingSpan(around), known, context, since)
 
-    def _shape(
-        self, operation: Operation, message: Message, endpoint: Endpoint | None, *, temporary: bool
+    def _build_shape(  # noqa: PLR0913, PLR0917 - positional, because that is what is remembered by
+        self,
+        operation: Operation,
+        exchange: str,
+        routing_key: str,
+        queue: str | None,
+        endpoint: Endpoint | None,
+        temporary: bool,  # noqa: FBT001 - see above
     ) -> Shape:
-        exchange, routing_key, queue, *_ = message
         destination: Destination | None
         if operation is PUBLISH:
             destination = publish_destination(exchange, routing_key)

@@ -61,7 +61,8 @@ class Ledger(Generic[E]):
             # Never one under a policy: an ack of all would speak for it.
             oldest = next((each for each in self._about if each not in self.entries), tag)
             self._about.pop(oldest, None)
-        self._about[tag] = message._replace(properties=None, body=None)
+        exchange, routing_key, queue, *_ = message
+        self._about[tag] = Message(exchange, routing_key, queue, delivery_tag=tag)
 
     def about(self, tag: int | None) -> Message | None:
         """Return what the delivery with *tag* was about, if that is known."""
@@ -81,6 +82,9 @@ class Ledger(Generic[E]):
             refusing: whether it is a nack or a reject, which for a delivery under a policy is a failure
                 for the policy to deal with.
         """
+        if not multiple and tag not in self.entries:
+            self._about.pop(tag, None)
+            return Plan(whole=True, tags=[tag], entries=[])
         if not multiple:
             covered = [tag]
         else:
