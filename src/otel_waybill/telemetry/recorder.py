@@ -184,7 +184,7 @@ class Recorder:
 class Work:
     """One operation that is being recorded; as a block it is current inside and finished at the end."""
 
-    __slots__ = ("_context", "_error", "_recorder", "_shape", "_started", "_token", "counted", "span")
+    __slots__ = ("_error", "_recorder", "_shape", "_started", "_token", "context", "counted", "span")
 
     _token: object
 
@@ -192,16 +192,17 @@ class Work:
         self, recorder: Recorder, span: Span, known: Shape, context: Context, since: float | None
     ) -> None:
         self.span = span
+        self.context = trace.set_span_in_context(span, context)
+        """The one it was started in, with its span as the current one."""
         self.counted = True
         """Whether a delivery counts as consumed here, and not somewhere else already."""
         self._recorder = recorder
         self._shape = known
-        self._context = context
         self._error: BaseException | None = None
         self._started = time.perf_counter() if since is None else since
 
     def __enter__(self) -> Self:
-        self._token = otel.attach(trace.set_span_in_context(self.span, self._context))
+        self._token = otel.attach(self.context)
         return self
 
     def __exit__(
@@ -212,7 +213,7 @@ class Work:
 
     def current(self, context: Context | None = None) -> "Current":
         """Return a block in which the span is current, in *context* or in the one it was started in."""
-        return Current(self.span, self._context if context is None else context)
+        return Current(self.context if context is None else trace.set_span_in_context(self.span, context))
 
     def fail(self, error: BaseException) -> None:
         """Mark the operation as failed by *error*; its first error is its error."""
@@ -244,7 +245,7 @@ class Work:
             kind = self._shape.operation.type
             severity = SeverityNumber.ERROR if kind == "process" else SeverityNumber.WARN
             logger.emit(
-                context=trace.set_span_in_context(self.span, self._context),
+                context=self.context,
                 severity_number=severity,
                 event_name=f"messaging.{kind}.exception",
                 exception=error,
@@ -252,14 +253,14 @@ class Work:
 
 
 class Current:
-    """A block in which a span is current; the span outlives it."""
+    """A block in which a context is current, and so its span; the span outlives it."""
 
     __slots__ = ("_context", "_token")
 
     _token: object
 
-    def __init__(self, span: Span, context: Context) -> None:
-        self._context = trace.set_span_in_context(span, context)
+    def __init__(self, context: Context) -> None:
+        self._context = context
 
     def __enter__(self) -> Context:
         self._token = otel.attach(self._context)

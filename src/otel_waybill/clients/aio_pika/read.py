@@ -1,7 +1,6 @@
 """aio-pika's objects as facts, and the facts as aio-pika's objects again."""
 
 from typing import TYPE_CHECKING, cast
-from weakref import WeakKeyDictionary
 
 import aiormq
 from aio_pika.abc import AbstractChannel
@@ -10,6 +9,7 @@ from opentelemetry import baggage, trace
 from opentelemetry.context import Context, get_current
 from pamqp.commands import Basic
 
+from otel_waybill.clients.shared.ledger import Owned
 from otel_waybill.core.delivery import Delivery
 from otel_waybill.core.headers import for_handler, number
 from otel_waybill.core.waybill import Waybill
@@ -23,18 +23,19 @@ AnyChannel = AbstractChannel | aiormq.abc.AbstractChannel
 
 _PORTS = {"amqp": 5672, "amqps": 5671}
 
-_endpoints: WeakKeyDictionary[aiormq.abc.AbstractConnection, Endpoint] = WeakKeyDictionary()
+_endpoints: Owned[Endpoint | None] = Owned("endpoint", lambda: None)
 
 
 def endpoint(channel: aiormq.abc.AbstractChannel) -> Endpoint | None:
     """Return the broker that *channel* talks to, or None when its connection does not tell."""
     connection = channel.connection
-    known = _endpoints.get(connection)
+    known = _endpoints.seen(connection)
     if known is None:
         url = connection.url
         if not url.host:
             return None
-        known = _endpoints[connection] = Endpoint(url.host, url.port or _PORTS.get(url.scheme))
+        known = Endpoint(url.host, url.port or _PORTS.get(url.scheme))
+        _endpoints.put(connection, known)
     return known
 
 
@@ -69,7 +70,8 @@ def delivery(message: IncomingMessage, queue: str | None) -> Delivery:
         headers=message.headers or {},
         message_id=message.message_id,
         user_id=message.user_id,
-        expiration=message.properties.expiration,
+        # As text again: aio-pika has made seconds of it.
+        expiration=None if message.expiration is None else message.properties.expiration,
         redelivered=bool(message.redelivered),
         consumer=message.consumer_tag,
     )

@@ -1,9 +1,7 @@
 """Acks, nacks and rejects on aio-pika: traced, and noticed or intercepted where a policy stands."""
 
-import copyreg
 from collections.abc import Awaitable, Callable
-from functools import lru_cache
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar, cast
 
 from aio_pika.exceptions import MessageProcessError
 from aio_pika.message import IncomingMessage, Message
@@ -25,6 +23,7 @@ Call = Callable[[], Awaitable[object]]
 _Wrapped = Callable[..., Awaitable[None]]
 _Args = tuple[object, ...]
 _Kwargs = dict[str, object]
+_State = tuple[dict[str, object] | None, dict[str, object]]
 M = TypeVar("M", bound=Message)
 
 ledgers: "Ledgers[Guard]" = Ledgers()
@@ -67,8 +66,9 @@ async def settle(
     if tag is None:
         await call()  # it has nothing to settle; aio-pika knows what to do
         return
-    about = ledgers.about(channel, tag)
-    plan = ledgers.of(channel).settle(tag, multiple=multiple, refusing=operation is not ACK)
+    ledger = ledgers.of(channel)
+    about = ledger.about(tag)
+    plan = ledger.settle(tag, multiple=multiple, refusing=operation is not ACK)
 
     async def one_by_one() -> None:
         for each in plan.tags:
@@ -168,18 +168,11 @@ def clone(message: Message, kind: type[M], **changed: object) -> M:
     Unlike `copy`, it keeps what a subclass adds; unlike assignment, it works on a message that is locked.
     """
     double = kind.__new__(kind)
-    for name in _slots(type(message)):
-        if hasattr(message, name):
-            object.__setattr__(double, name, getattr(message, name))
-    for name, value in {**getattr(message, "__dict__", {}), **changed}.items():
+    # Where there are slots, this is what the state of an object is; private ones are among them.
+    attributes, slots = cast("_State", object.__getstate__(message))
+    for name, value in {**(attributes or {}), **slots, **changed}.items():
         object.__setattr__(double, name, value)
     return double
-
-
-@lru_cache(maxsize=64)
-def _slots(kind: type) -> tuple[str, ...]:
-    # copyreg knows the slots of every class in between, private names included.
-    return tuple(copyreg._slotnames(kind))  # type: ignore[attr-defined]  # missing in typeshed
 
 
 def mark_processed(message: IncomingMessage) -> None:

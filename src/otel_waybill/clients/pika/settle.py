@@ -58,8 +58,9 @@ def settle(  # noqa: PLR0913 - a settlement, each part of it by its name
         single: settles one tag in the same way.
         multiple: whether it speaks of earlier deliveries as well.
     """
-    message = ledgers.about(channel, tag)
-    plan = ledgers.of(channel).settle(tag, multiple=multiple, refusing=operation is not ACK)
+    ledger = ledgers.of(channel)
+    message = ledger.about(tag)
+    plan = ledger.settle(tag, multiple=multiple, refusing=operation is not ACK)
     batch = len(plan.tags) if multiple else 0
     if plan.whole:
         send(operation, channel, message, call, batch)

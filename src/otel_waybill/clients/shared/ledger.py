@@ -64,9 +64,10 @@ class Ledger(Generic[E]):
         exchange, routing_key, queue, *_ = message
         self._about[tag] = Message(exchange, routing_key, queue, delivery_tag=tag)
 
-    def about(self, tag: int | None) -> Message | None:
-        """Return what the delivery with *tag* was about, if that is known."""
-        return None if tag is None else self._about.get(tag)
+    def about(self, tag: int | None) -> Message:
+        """Return what the delivery with *tag* was about, as far as that is known."""
+        known = None if tag is None else self._about.get(tag)
+        return Message(delivery_tag=tag) if known is None else known
 
     def close(self, tag: int) -> None:
         """Forget the delivery with *tag*: its policy has settled it, or nobody can."""
@@ -163,4 +164,4 @@ class Ledgers(Owned[Ledger[E]]):
 
     def about(self, channel: object, tag: int | None) -> Message:
         """Return what the delivery with *tag* was about, as far as that is known."""
-        return self.of(channel).about(tag) or Message(delivery_tag=tag)
+        return self.of(channel).about(tag)
