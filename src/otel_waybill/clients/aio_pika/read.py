@@ -83,8 +83,8 @@ def ambient() -> Context:
     aiormq runs consumers in the context in which their channel was opened, whose span has nothing to do
     with the message and may have ended long ago.
     """
-    context = baggage.clear(get_current())
-    return trace.set_span_in_context(trace.INVALID_SPAN, context)
+    context = get_current()
+    return trace.set_span_in_context(trace.INVALID_SPAN, baggage.clear(context)) if context else context
 
 
 def original(message: IncomingMessage, waybill: Waybill) -> dict[str, object]:
