@@ -218,10 +218,11 @@ def _check_request(identity: str | None, seconds: float | None, retry_limit: int
 
 def _with_baggage(waybill: Waybill, context: Context) -> Context:
     """Return *context* with our members in its baggage, first: when it is full the last ones are dropped."""
-    ours = {BAGGAGE_KEYS[name]: value for name, value in end_to_end_headers(waybill, time.time()).items()}
+    facts = end_to_end_headers(waybill, time.time())
     carried = baggage.get_all(context)
-    if not ours and _OURS.isdisjoint(carried):
+    if not facts and _OURS.isdisjoint(carried):
         return context
+    ours = {BAGGAGE_KEYS[name]: value for name, value in facts.items()}
     members = ours | {name: value for name, value in carried.items() if name not in _OURS}
     context = baggage.clear(context)
     for name, value in members.items():

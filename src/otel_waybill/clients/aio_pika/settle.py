@@ -79,9 +79,9 @@ async def settle(
 
     if plan.whole:
         await send(operation, message, about, call)
-    elif plan.tags:
-        await send(operation, message, about, one_by_one)
-    if plan.whole or plan.tags or plan.entries:
+    elif plan.tags or plan.entries:
+        if plan.tags:
+            await send(operation, message, about, one_by_one)
         mark_processed(message)
     for guard in plan.entries:
         guard.note(Settled.ACK if operation is ACK else Settled.REFUSED)
