@@ -116,6 +116,8 @@ def entered(state: Running, context: Context) -> Context:
 
 def cleared(context: Context) -> Context:
     """Return *context* with no waybill in it, so that a message starts with what it brought itself."""
+    if not context:
+        return context
     carried = baggage.get_all(context)
     if not _OURS.isdisjoint(carried):
         for name in _OURS:

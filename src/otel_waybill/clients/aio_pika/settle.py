@@ -69,17 +69,17 @@ async def settle(
     ledger = ledgers.of(channel)
     about = ledger.about(tag)
     plan = ledger.settle(tag, multiple=multiple, refusing=operation is not ACK)
-
-    async def one_by_one() -> None:
-        for each in plan.tags:
-            if operation is ACK:
-                await channel.basic_ack(each)
-            else:
-                await channel.basic_nack(each, requeue=requeue)
-
     if plan.whole:
         await send(operation, message, about, call)
     elif plan.tags or plan.entries:
+
+        async def one_by_one() -> None:
+            for each in plan.tags:
+                if operation is ACK:
+                    await channel.basic_ack(each)
+                else:
+                    await channel.basic_nack(each, requeue=requeue)
+
         if plan.tags:
             await send(operation, message, about, one_by_one)
         mark_processed(message)

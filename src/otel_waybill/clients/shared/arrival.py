@@ -1,7 +1,6 @@
 """What arrives with a message: its trace, its baggage and its waybill, decoded without trust."""
 
 import uuid
-from dataclasses import replace
 from typing import NamedTuple
 
 from opentelemetry import baggage, trace
@@ -79,7 +78,7 @@ def arrive(
 def execution(terms: Terms, arrival: Arrival) -> Execution:
     """Return the execution that decides about *arrival* under *terms*."""
     # The handler gets the same table of headers, and may change it; copies are made of what had come.
-    delivery = replace(arrival.delivery, headers=snapshot(arrival.delivery.headers))
+    delivery = arrival.delivery._replace(headers=snapshot(arrival.delivery.headers))
     return Execution(
         terms.spec,
         delivery,
