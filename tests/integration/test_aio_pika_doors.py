@@ -3,15 +3,17 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
+from typing import cast
 
 import aio_pika
 import pytest
-from aio_pika.abc import AbstractExchange, AbstractQueue
+from aio_pika.abc import AbstractExchange, AbstractMessage, AbstractQueue, HeadersType
 from aio_pika.exceptions import QueueEmpty
 from opentelemetry import trace
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
+from pamqp.commands import Basic
 
 import otel_waybill as waybill
 from conformance.telemetry import Telemetry, identity, links, parent
@@ -30,11 +32,28 @@ class Doors:
         """Publish one message for each request."""
         for request in requests:
             with waybill.request(id=request):
-                await self._exchange.publish(aio_pika.Message(request.encode()), self.queue.name)
+                await self.publish(aio_pika.Message(request.encode()))
+
+    async def publish(self, message: AbstractMessage) -> None:
+        """Publish one message."""
+        await self._exchange.publish(message, self.queue.name)
 
     def spans(self, operation: str) -> list[ReadableSpan]:
         """Return the ended spans of one operation on the queue, by their start."""
         return [span for span in self._telemetry.spans() if span.name == f"{operation} {self.queue.name}"]
+
+
+class Plain:
+    """A message of a program's own making: what aio-pika asks one for when it is published, without slots."""
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+        self.headers: HeadersType = {}
+
+    @property
+    def properties(self) -> Basic.Properties:
+        """What goes to the broker."""
+        return Basic.Properties(headers=self.headers)
 
 
 Story = Callable[[Doors], Coroutine[object, object, None]]
@@ -92,6 +111,22 @@ def test_get_is_a_receive_span_linked_to_the_publish(tell: Callable[[Story], Non
         assert parent(receive) is None
         assert doors.queue.name in ack.name
         assert [] == doors.spans("process")
+
+    tell(story)
+
+
+def test_message_of_a_class_of_its_own_carries_its_trace(tell: Callable[[Story], None]) -> None:
+    """Whatever a program publishes, it is a copy that is changed."""
+
+    async def story(doors: Doors) -> None:
+        message = Plain(b"own")
+        await doors.publish(cast("AbstractMessage", message))
+        received = await doors.queue.get()
+
+        (publish,) = doors.spans("publish")
+        assert trace.format_span_id(identity(publish).span_id) in str(received.headers["traceparent"])
+        assert {} == message.headers
+        await received.ack()
 
     tell(story)
 

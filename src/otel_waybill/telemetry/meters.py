@@ -1,6 +1,6 @@
 """The metrics of the conventions, and our own of what policies do."""
 
-from collections.abc import Mapping
+from types import MappingProxyType
 
 from opentelemetry.metrics import Histogram, Meter
 
@@ -112,9 +112,12 @@ class Meters:
                 self._breaker.set(_STATES[after], {names.BREAKER_NAME: breaker})
 
 
-def _failed(attributes: Mapping[str, Value], error: str | None) -> Mapping[str, Value]:
-    """Return *attributes* of an operation that failed with *error*, if it did."""
-    return attributes if error is None else {**attributes, names.ERROR_TYPE: error}
+def _failed(attributes: MappingProxyType[str, Value], error: str | None) -> dict[str, Value]:
+    """Return a copy of *attributes*, with the *error* that the operation failed with, if it did."""
+    copy = attributes.copy()
+    if error is not None:
+        copy[names.ERROR_TYPE] = error
+    return copy
 
 
 def _of(queue: str | None) -> dict[str, Value]:

@@ -23,7 +23,7 @@ Call = Callable[[], Awaitable[object]]
 _Wrapped = Callable[..., Awaitable[None]]
 _Args = tuple[object, ...]
 _Kwargs = dict[str, object]
-_State = tuple[dict[str, object] | None, dict[str, object]]
+_State = tuple[dict[str, object] | None, dict[str, object] | None]
 M = TypeVar("M", bound=Message)
 
 ledgers: "Ledgers[Guard]" = Ledgers()
@@ -168,11 +168,17 @@ def clone(message: Message, kind: type[M], **changed: object) -> M:
     Unlike `copy`, it keeps what a subclass adds; unlike assignment, it works on a message that is locked.
     """
     double = kind.__new__(kind)
-    # Where there are slots, this is what the state of an object is; private ones are among them.
-    attributes, slots = cast("_State", object.__getstate__(message))
-    for name, value in {**(attributes or {}), **slots, **changed}.items():
+    for name, value in {**_attributes(message), **changed}.items():
         object.__setattr__(double, name, value)
     return double
+
+
+def _attributes(message: Message) -> dict[str, object]:
+    """Return everything that *message* holds, in slots or not, private ones included."""
+    state = object.__getstate__(message)
+    # Without slots it is the dict of the object; with some, a pair of that and another for them.
+    plain, slots = cast("_State", state if isinstance(state, tuple) else (state, None))
+    return {**(plain or {}), **(slots or {})}
 
 
 def mark_processed(message: IncomingMessage) -> None:

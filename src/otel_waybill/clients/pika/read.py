@@ -95,8 +95,10 @@ def original(method: Method, properties: BasicProperties, waybill: Waybill) -> t
 
 
 def duplicate(properties: BasicProperties) -> BasicProperties:
-    """Return a shallow copy of *properties*, in a quarter of the time that `copy` takes for every publish."""
-    double = object.__new__(type(properties))
+    """Return a shallow copy of *properties*; of pika's own in a quarter of the time that `copy` takes."""
+    if type(properties) is not BasicProperties:
+        return copy(properties)
+    double = object.__new__(BasicProperties)
     vars(double).update(vars(properties))
     return double
 
