@@ -55,6 +55,9 @@ class Running:
     expires: bool = False
 
 
+_NOTHING = Running()
+
+
 class Block:
     """A `with` block in which other facts hold; what it changes is undone however it is left.
 
@@ -99,7 +102,7 @@ def running(context: Context | None = None) -> Running:
         return stored
     carried = baggage.get_all(context)
     if _OURS.isdisjoint(carried):
-        return Running()
+        return _NOTHING
     now = Instant(time.monotonic(), time.time())
     return inherited(decode_end_to_end({}, carried, now=now.wall).waybill, now)
 
@@ -123,6 +126,8 @@ def entered(state: Running, context: Context) -> Context:
 
 def cleared(context: Context) -> Context:
     """Return *context* with no waybill in it, so that a message starts with what it brought itself."""
+    if not context:
+        return context
     carried = baggage.get_all(context)
     if not _OURS.isdisjoint(carried):
         for name in _OURS:
@@ -248,10 +253,11 @@ def _check_request(identity: str | None, seconds: float | None, retry_limit: int
 
 def _with_baggage(waybill: Waybill, context: Context) -> Context:
     """Return *context* with our members in its baggage, first: when it is full the last ones are dropped."""
-    ours = {BAGGAGE_KEYS[name]: value for name, value in end_to_end_headers(waybill, time.time()).items()}
+    facts = end_to_end_headers(waybill, time.time())
     carried = baggage.get_all(context)
-    if not ours and _OURS.isdisjoint(carried):
+    if not facts and _OURS.isdisjoint(carried):
         return context
+    ours = {BAGGAGE_KEYS[name]: value for name, value in facts.items()}
     members = ours | {name: value for name, value in carried.items() if name not in _OURS}
     context = baggage.clear(context)
     for name, value in members.items():

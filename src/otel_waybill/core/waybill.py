@@ -134,10 +134,11 @@ def decode(delivery: Delivery, baggage: Mapping[str, object], *, now: float, bel
     # still be that of the original.
     headers = delivery.headers if believed or hop is not None else {}
     waybill, skew = _end_to_end(headers, baggage if believed else {}, invalid, now, belief)
+    if delivery.message_id:
+        identity = delivery.message_id
+        waybill = Waybill(id=identity) if waybill is EMPTY else replace(waybill, id=identity)
     if hop is not None:
         waybill = _again(waybill, hop, facts)
-    if waybill.id is None and delivery.message_id:
-        waybill = replace(waybill, id=delivery.message_id)
     return Decoded(waybill, tuple(invalid), skew)
 
 
@@ -268,7 +269,9 @@ def _hop(facts: _Reader) -> Hop:
 def _again(waybill: Waybill, hop: Hop, facts: _Reader) -> Waybill:
     """Return the *waybill* of a message that comes back from the ladder."""
     attempt = facts.count(names.HEADER_ATTEMPT, low=1)
-    return replace(waybill, attempt=attempt or 1, id=facts.read(names.HEADER_ID, _name) or None, hop=hop)
+    return replace(
+        waybill, attempt=attempt or 1, id=facts.read(names.HEADER_ID, _name) or waybill.id, hop=hop
+    )
 
 
 def _request_id(value: object) -> str | None:

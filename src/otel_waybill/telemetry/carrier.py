@@ -29,7 +29,7 @@ class HeaderGetter(Getter[Mapping[str, object]]):
     def get(self, carrier: Mapping[str, object], key: str) -> list[str] | None:
         """Return the one value of *key*, or None unless it is UTF-8 text or bytes of at most 8192 bytes."""
         value = carrier.get(key)
-        if not isinstance(value, str | bytes | bytearray):
+        if not isinstance(value, (str, bytes, bytearray)):
             return None
         try:
             text = value if isinstance(value, str) else value.decode()

@@ -1,5 +1,7 @@
 """The metrics of the conventions, and our own of what policies do."""
 
+from types import MappingProxyType
+
 from opentelemetry.metrics import Histogram, Meter
 
 from otel_waybill import names
@@ -75,13 +77,13 @@ class Meters:
 
     def record(self, known: Shape, seconds: float, error: str | None, *, counted: bool) -> None:
         """Measure one operation of *seconds*, failed with *error* if any; *counted* if it consumes."""
-        failure: dict[str, Value] = {} if error is None else {names.ERROR_TYPE: error}
         kind = known.operation.type
-        (self._process if kind == "process" else self._operation).record(seconds, {**known.timed, **failure})
+        duration = self._process if kind == "process" else self._operation
+        duration.record(seconds, _failed(known.timed, error))
         if kind == "send":
-            self._sent.add(1, {**known.measured, **failure})
+            self._sent.add(1, _failed(known.measured, error))
         elif kind != "settle" and counted:
-            self._consumed.add(1, {**known.measured, **failure})
+            self._consumed.add(1, _failed(known.measured, error))
 
     def __call__(self, event: Event) -> None:  # noqa: PLR0912, C901 - one branch for each kind of event
         """Measure what policies do."""
@@ -115,6 +117,14 @@ class Meters:
                 self._skew.record(seconds, _of(queue))
             case BreakerChanged(breaker=breaker, after=after):
                 self._breaker.set(_STATES[after], {names.BREAKER_NAME: breaker})
+
+
+def _failed(attributes: MappingProxyType[str, Value], error: str | None) -> dict[str, Value]:
+    """Return a copy of *attributes*, with the *error* that the operation failed with, if it did."""
+    copy = attributes.copy()
+    if error is not None:
+        copy[names.ERROR_TYPE] = error
+    return copy
 
 
 def _of(queue: str | None) -> dict[str, Value]:

@@ -48,6 +48,7 @@ _hooking = harmless("calling a hook")
 _redacting = harmless("redacting a header")
 _asking = harmless("asking for a destination template")
 _TYPES = ("send", "receive", "process", "settle")
+# Entries; more routing keys than this are in nobody's steady state, and a miss costs microseconds.
 _REMEMBERED = 1024
 
 
@@ -79,6 +80,7 @@ class Recorder:
         self._hooks = hooks or Hooks()
         self._hook_of = {kind: self._hooks.for_operation(kind) for kind in _TYPES}
         self._captured = tuple(name.lower() for name in settings.capture_headers)
+        self._shape = lru_cache(_REMEMBERED)(self._build_shape)
         self._template = lru_cache(_REMEMBERED)(self._ask_for_template)
 
     def start(  # noqa: PLR0913 - what one operation is, each part by its name
@@ -105,12 +107,12 @@ class Recorder:
             more: attributes of the caller's own.
             since: ``time.perf_counter()`` at which it began, if that was before now.
         """
-        known = self._shape(operation, message, endpoint, temporary=temporary)
-        properties = message.properties
+        exchange, routing_key, queue, properties, _, delivery_tag = message
+        known = self._shape(operation, exchange, routing_key, queue, endpoint, temporary)
         attributes = known.attributes(
             message_id=getattr(properties, "message_id", None),
             conversation_id=getattr(properties, "correlation_id", None),
-            delivery_tag=message.delivery_tag,
+            delivery_tag=delivery_tag,
         )
         if self.settings.legacy_attributes and names.MESSAGING_CONVERSATION_ID in attributes:
             attributes[names.LEGACY_CONVERSATION_ID] = attributes[names.MESSAGING_CONVERSATION_ID]
@@ -136,10 +138,15 @@ class Recorder:
         around = trace.get_current_span(context).get_span_context()
         return Work(self, NonRecordingSpan(around), known, context, since)
 
-    def _shape(
-        self, operation: Operation, message: Message, endpoint: Endpoint | None, *, temporary: bool
+    def _build_shape(  # noqa: PLR0913, PLR0917 - positional, because that is what is remembered by
+        self,
+        operation: Operation,
+        exchange: str,
+        routing_key: str,
+        queue: str | None,
+        endpoint: Endpoint | None,
+        temporary: bool,  # noqa: FBT001 - see above
     ) -> Shape:
-        exchange, routing_key, queue, *_ = message
         destination: Destination | None
         if operation is PUBLISH:
             destination = publish_destination(exchange, routing_key)
@@ -177,7 +184,7 @@ class Recorder:
 class Work:
     """One operation that is being recorded; as a block it is current inside and finished at the end."""
 
-    __slots__ = ("_context", "_error", "_recorder", "_shape", "_started", "_token", "counted", "span")
+    __slots__ = ("_error", "_recorder", "_shape", "_started", "_token", "context", "counted", "span")
 
     _token: object
 
@@ -185,16 +192,17 @@ class Work:
         self, recorder: Recorder, span: Span, known: Shape, context: Context, since: float | None
     ) -> None:
         self.span = span
+        self.context = trace.set_span_in_context(span, context)
+        """The one it was started in, with its span as the current one."""
         self.counted = True
         """Whether a delivery counts as consumed here, and not somewhere else already."""
         self._recorder = recorder
         self._shape = known
-        self._context = context
         self._error: BaseException | None = None
         self._started = time.perf_counter() if since is None else since
 
     def __enter__(self) -> Self:
-        self._token = otel.attach(trace.set_span_in_context(self.span, self._context))
+        self._token = otel.attach(self.context)
         return self
 
     def __exit__(
@@ -205,7 +213,7 @@ class Work:
 
     def current(self, context: Context | None = None) -> "Current":
         """Return a block in which the span is current, in *context* or in the one it was started in."""
-        return Current(self.span, self._context if context is None else context)
+        return Current(self.context if context is None else trace.set_span_in_context(self.span, context))
 
     def fail(self, error: BaseException) -> None:
         """Mark the operation as failed by *error*; its first error is its error."""
@@ -237,7 +245,7 @@ class Work:
             kind = self._shape.operation.type
             severity = SeverityNumber.ERROR if kind == "process" else SeverityNumber.WARN
             logger.emit(
-                context=trace.set_span_in_context(self.span, self._context),
+                context=self.context,
                 severity_number=severity,
                 event_name=f"messaging.{kind}.exception",
                 exception=error,
@@ -245,14 +253,14 @@ class Work:
 
 
 class Current:
-    """A block in which a span is current; the span outlives it."""
+    """A block in which a context is current, and so its span; the span outlives it."""
 
     __slots__ = ("_context", "_token")
 
     _token: object
 
-    def __init__(self, span: Span, context: Context) -> None:
-        self._context = trace.set_span_in_context(span, context)
+    def __init__(self, context: Context) -> None:
+        self._context = context
 
     def __enter__(self) -> Context:
         self._token = otel.attach(self._context)

@@ -421,7 +421,7 @@ def test_holding_never_spins(left: float, refused: float) -> None:
 
 def test_expiration_bounds_retrying() -> None:
     """A message that was to live for 5 s is not retried after them, although its copy has no expiration."""
-    delivery = replace(DELIVERY, expiration="5000")
+    delivery = DELIVERY._replace(expiration="5000")
     assert Result.RETRIED is the(Republish, failed(Story(delivery=delivery), 3.5)).outcome.result
     assert Reason.DEADLINE_BEFORE_RETRY is parked(failed(Story(delivery=delivery), 4.0))
 
@@ -441,7 +441,7 @@ def test_expiration_that_makes_no_sense_bounds_nothing() -> None:
     """An expiration that no broker would accept is read as none."""
     assert (
         Result.RETRIED
-        is the(Republish, failed(Story(delivery=replace(DELIVERY, expiration="soon")))).outcome.result
+        is the(Republish, failed(Story(delivery=DELIVERY._replace(expiration="soon")))).outcome.result
     )
 
 
@@ -558,12 +558,12 @@ def test_refused_call_waits_until_it_is_worth_trying_again() -> None:
 @pytest.mark.parametrize("count", [19, b"19", "19", None, "many", -1, True])
 def test_redeliveries_within_the_limit_run(count: object) -> None:
     """What the broker hands out again runs again, and no value of its header stops a consumer."""
-    the(Run, Story(delivery=replace(DELIVERY, headers={names.HEADER_DELIVERY_COUNT: count})).begin())
+    the(Run, Story(delivery=DELIVERY._replace(headers={names.HEADER_DELIVERY_COUNT: count})).begin())
 
 
 def test_crash_loop_is_parked() -> None:
     """A message that kills its consumers is parked before it kills the next one, attempts uncounted."""
-    story = Story(delivery=replace(DELIVERY, headers={names.HEADER_DELIVERY_COUNT: 20}))
+    story = Story(delivery=DELIVERY._replace(headers={names.HEADER_DELIVERY_COUNT: 20}))
     step = story.begin()
     assert Reason.CRASH_LOOP is parked(step)
     assert 1 == the(Republish, step).outcome.attempt
@@ -572,16 +572,16 @@ def test_crash_loop_is_parked() -> None:
 def test_no_redelivery_at_all() -> None:
     """With redeliveries=1 the first run is free, since the broker counts from 0, and the second is none."""
     spec = replace(SPEC, retry=Retry(redeliveries=1))
-    the(Run, Story(spec, replace(DELIVERY, headers={names.HEADER_DELIVERY_COUNT: 0})).begin())
+    the(Run, Story(spec, DELIVERY._replace(headers={names.HEADER_DELIVERY_COUNT: 0})).begin())
     assert Reason.CRASH_LOOP is parked(
-        Story(spec, replace(DELIVERY, headers={names.HEADER_DELIVERY_COUNT: 1})).begin()
+        Story(spec, DELIVERY._replace(headers={names.HEADER_DELIVERY_COUNT: 1})).begin()
     )
 
 
 def test_policy_without_retry_counts_redeliveries_too() -> None:
     """A message that kills its consumers is parked before the broker drops it, whatever the policy says."""
-    the(Run, Story(PolicySpec(), replace(DELIVERY, headers={names.HEADER_DELIVERY_COUNT: 19})).begin())
-    story = Story(PolicySpec(), replace(DELIVERY, headers={names.HEADER_DELIVERY_COUNT: 20}))
+    the(Run, Story(PolicySpec(), DELIVERY._replace(headers={names.HEADER_DELIVERY_COUNT: 19})).begin())
+    story = Story(PolicySpec(), DELIVERY._replace(headers={names.HEADER_DELIVERY_COUNT: 20}))
     assert Reason.CRASH_LOOP is parked(story.begin())
 
 
@@ -722,7 +722,7 @@ class Life(RuleBasedStateMachine):
         headers = {} if count is None else {names.HEADER_DELIVERY_COUNT: count}
         self.story = Story(
             self.spec,
-            replace(DELIVERY, headers=headers),
+            DELIVERY._replace(headers=headers),
             Waybill(
                 attempt=attempt, retry_limit=limit, deadline=None if left is None else WALL + left, id="4711"
             ),

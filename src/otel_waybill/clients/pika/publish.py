@@ -1,13 +1,12 @@
 """Publishing on pika: a producer span, and a copy of the properties that carries trace and waybill."""
 
 from collections.abc import Callable
-from copy import copy
 
 from opentelemetry import context as otel
 from pika.spec import BasicProperties
 
 from otel_waybill.clients.pika import live
-from otel_waybill.clients.pika.read import AnyChannel, endpoint, underlying
+from otel_waybill.clients.pika.read import AnyChannel, duplicate, endpoint, underlying
 from otel_waybill.clients.shared.departure import carrying
 from otel_waybill.context import Running, check_publish, expiration_in
 from otel_waybill.guard import harmless
@@ -57,7 +56,7 @@ def started(
 
 def _expiring(state: Running, args: tuple[object, ...], kwargs: dict[str, object]) -> Call:
     """Return the arguments with properties that expire with the deadline of *state*."""
-    properties = copy(argument(args, kwargs, 3, "properties") or BasicProperties())
+    properties = duplicate(argument(args, kwargs, 3, "properties") or BasicProperties())
     properties.expiration = expiration_in(state, properties.expiration)
     return replaced(args, kwargs, 3, "properties", properties)
 
@@ -73,6 +72,6 @@ def _traced(
         body=argument(args, kwargs, 2, "body"),
     )
     work = recorder.start(PUBLISH, message, endpoint(underlying(channel)), otel.get_current())
-    outgoing = copy(properties)
+    outgoing = duplicate(properties)
     outgoing.headers = carrying(work, properties.headers)
     return work, replaced(args, kwargs, 3, "properties", outgoing)

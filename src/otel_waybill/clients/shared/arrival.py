@@ -1,12 +1,11 @@
 """What arrives with a message: its trace, its baggage and its waybill, decoded without trust."""
 
 import uuid
-from dataclasses import replace
 from typing import NamedTuple
 
 from opentelemetry import baggage, trace
 from opentelemetry.context import Context
-from opentelemetry.trace import SpanContext
+from opentelemetry.trace import Span, SpanContext
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from otel_waybill import names
@@ -17,7 +16,7 @@ from otel_waybill.core.delivery import Delivery, Instant
 from otel_waybill.core.events import ClockSkewed, HeadersInvalid
 from otel_waybill.core.headers import snapshot
 from otel_waybill.core.pipeline import Execution
-from otel_waybill.core.waybill import Decoded, Waybill, decode
+from otel_waybill.core.waybill import Decoded, Hop, Waybill, decode
 from otel_waybill.guard import warn_once
 from otel_waybill.resilience import hub
 from otel_waybill.resilience.clock import instant
@@ -70,9 +69,10 @@ def arrive(delivery: Delivery, ambient: Context, recorder: Recorder, *, belief: 
     waybill = decoded.waybill
     if recorder.silent:
         return Arrival(delivery, waybill, received, context, (), ())
-    origin = _origin(waybill, base, context)
-    parented, around = _parented(recorder.settings.parent, base, context)
-    return Arrival(delivery, waybill, received, parented, origin, (*origin, *around))
+    around, brought = trace.get_current_span(base), _identity(context)
+    origin = _origin(waybill.hop, around, brought)
+    parented, linked = _parented(recorder.settings.parent, context, around, brought)
+    return Arrival(delivery, waybill, received, parented, origin, (*origin, *linked))
 
 
 def tell(decoded: Decoded, queue: str | None = None) -> None:
@@ -93,7 +93,7 @@ def tell(decoded: Decoded, queue: str | None = None) -> None:
 def execution(terms: Terms, arrival: Arrival) -> Execution:
     """Return the execution that decides about *arrival* under *terms*."""
     # The handler gets the same table of headers, and may change it; copies are made of what had come.
-    delivery = replace(arrival.delivery, headers=snapshot(arrival.delivery.headers))
+    delivery = arrival.delivery._replace(headers=snapshot(arrival.delivery.headers))
     return Execution(
         terms.spec,
         delivery,
@@ -106,22 +106,22 @@ def execution(terms: Terms, arrival: Arrival) -> Execution:
     )
 
 
-def _parented(choice: Parent, ambient: Context, context: Context) -> tuple[Context, tuple[SpanContext, ...]]:
+def _parented(
+    choice: Parent, context: Context, around: Span, brought: SpanContext
+) -> tuple[Context, tuple[SpanContext, ...]]:
     """Return *context*, baggage and all, with the parent that *choice* makes it; and what else to link."""
-    around = trace.get_current_span(ambient)
     identity = around.get_span_context()
     if choice == "link" or (choice == "ambient" and identity.is_valid):
         return trace.set_span_in_context(around, context), ()
-    if identity == _identity(context):
+    if identity == brought:
         return context, ()  # the message brought no trace
     return context, (identity,)
 
 
-def _origin(waybill: Waybill, ambient: Context, context: Context) -> tuple[SpanContext, ...]:
-    if waybill.hop is not None:
-        return (_parsed(waybill.hop.creation), _parsed(waybill.hop.previous))
-    brought = _identity(context)
-    return () if brought == _identity(ambient) else (brought,)
+def _origin(hop: Hop | None, around: Span, brought: SpanContext) -> tuple[SpanContext, ...]:
+    if hop is not None:
+        return (_parsed(hop.creation), _parsed(hop.previous))
+    return () if brought == around.get_span_context() else (brought,)
 
 
 def _parsed(traceparent: str | None) -> SpanContext:

@@ -33,8 +33,8 @@ def carrying(
         context: what it is sent in, by default what the publish was started in.
     """
     try:
-        with work.current(context) as sending:
-            return departing(headers, sending)
+        sending = work.context if context is None else trace.set_span_in_context(work.span, context)
+        return departing(headers, sending)
     except BaseException as error:
         work.finish(error)
         raise
