@@ -11,7 +11,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import ChannelClosedByBroker, ConnectionClosedByBroker
 
 from conformance.clients.pika_blocking import neutral
-from conformance.protocol import Client, Properties, idle, until
+from conformance.protocol import PATIENCE, Client, Properties, idle, until
 from conformance.wire import Anything
 from otel_waybill import names
 
@@ -100,6 +100,15 @@ class Broker:
             if method is None or properties is None or body is None:
                 return taken
             taken.append(Taken(body, method.exchange, method.routing_key, neutral(properties)))
+
+    def take_back(self, queue: str, count: int) -> list[Taken]:
+        """Take the *count* messages that return to *queue* a moment after their consumer is gone."""
+        limit = time.monotonic() + PATIENCE
+        taken: list[Taken] = []
+        while len(taken) < count:
+            assert time.monotonic() < limit, f"{len(taken)} of {count} messages came back"
+            taken += self.take(queue)
+        return taken
 
     def wear(self, queue: str, times: int) -> None:
         """Take the one message of *queue* and put it back, as consumers do that crash."""

@@ -164,7 +164,7 @@ def test_exception_of_a_handler_reaches_the_program_unchanged(
     assert [] == traced.spans("ack")
     client.close()
     assert {error} == set(raised(client)), "which aio-pika 9 reports twice"
-    assert 1 == len(broker.take(queue)), "it was not acknowledged"
+    assert 1 == len(broker.take_back(queue, 1)), "it was not acknowledged"
 
 
 def test_unroutable_publish_is_an_error(
