@@ -112,10 +112,12 @@ class Broker:
 
     def wear(self, queue: str, times: int) -> None:
         """Take the one message of *queue* and put it back, as consumers do that crash."""
+        limit = time.monotonic() + PATIENCE
         for _ in range(times):
             method = None
             with suppress_instrumentation():
                 while method is None:
+                    assert time.monotonic() < limit, "it is not there any more"
                     method, _, _ = self._channel.basic_get(queue)
                 self._channel.basic_reject(method.delivery_tag, requeue=True)
 
