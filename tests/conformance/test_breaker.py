@@ -190,8 +190,7 @@ def test_consumer_that_goes_away_leaves_what_it_holds(
     client.close()
 
     assert [] == calls
-    assert [3] == broker.left(queue)
-    assert 3 == len(broker.take(queue))
+    assert 3 == len(broker.take_back(queue, 3))
 
 
 def test_refused_call_in_a_handler_is_retried_when_it_is_worth_it(

@@ -190,7 +190,7 @@ def test_interruption_passes_and_is_seen(
     assert {client.interruption} >= {type(error) for error in raised(client)}
     assert facts(traced.only("process"))["error.type"] in {"asyncio.CancelledError", "SystemExit"}
     client.close()
-    assert 1 == len(calls) == len(broker.take(queue)), "it was not acknowledged"
+    assert 1 == len(calls) == len(broker.take_back(queue, 1)), "it was not acknowledged"
 
 
 def test_interruption_under_a_policy_costs_no_attempt(client: Client, queue: str, any_way: Way) -> None:

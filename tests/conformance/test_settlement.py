@@ -227,8 +227,7 @@ def test_open_delivery_stays_at_the_broker(client: Client, queue: str, way: Way,
     until(client, lambda: seen)
     client.close()
 
-    assert [1] == broker.left(queue)
-    assert [b"order"] == [taken.body for taken in broker.take(queue)]
+    assert [b"order"] == [taken.body for taken in broker.take_back(queue, 1)]
 
 
 @consuming
@@ -274,7 +273,7 @@ def test_policy_bounds_the_prefetch_unless_the_program_does(
     idle(client)
     assert 3 == len(seen)
     client.close()
-    assert 5 == len(broker.take(queue))
+    assert 5 == len(broker.take_back(queue, 5))
 
 
 def test_prefetch_of_the_policy(client: Client, queue: str, way: Way, broker: Broker) -> None:
@@ -291,7 +290,7 @@ def test_prefetch_of_the_policy(client: Client, queue: str, way: Way, broker: Br
     idle(client)
     assert 2 == len(seen)
     client.close()
-    assert 5 == len(broker.take(queue))
+    assert 5 == len(broker.take_back(queue, 5))
 
 
 @pytest.mark.usefixtures("traced")

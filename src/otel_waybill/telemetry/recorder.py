@@ -1,24 +1,17 @@
 """Records operations: a span with all its attributes from the start, and its metrics at the end."""
 
-import contextlib
 import time
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from types import TracebackType
-from typing import Self
 
-from opentelemetry import context as otel
 from opentelemetry import trace
-from opentelemetry._logs import Logger, SeverityNumber
+from opentelemetry._logs import Logger
 from opentelemetry.context import Context
 from opentelemetry.trace import (
     Link,
     NonRecordingSpan,
     NoOpTracerProvider,
-    Span,
     SpanContext,
-    Status,
-    StatusCode,
     Tracer,
 )
 
@@ -36,14 +29,12 @@ from otel_waybill.telemetry.semconv import (
     Operation,
     Shape,
     consume_destination,
-    error_type,
     publish_destination,
     shape,
 )
+from otel_waybill.telemetry.work import Work
 
 _starting = harmless("starting a span")
-_ending = harmless("ending a span")
-_failing = harmless("recording an exception")
 _hooking = harmless("calling a hook")
 _redacting = harmless("redacting a header")
 _asking = harmless("asking for a destination template")
@@ -181,95 +172,6 @@ class Recorder:
         return REDACTED
 
 
-class Work:
-    """One operation that is being recorded; as a block it is current inside and finished at the end."""
-
-    __slots__ = ("_error", "_recorder", "_shape", "_started", "_token", "context", "counted", "span")
-
-    _token: object
-
-    def __init__(
-        self, recorder: Recorder, span: Span, known: Shape, context: Context, since: float | None
-    ) -> None:
-        self.span = span
-        self.context = trace.set_span_in_context(span, context)
-        """The one it was started in, with its span as the current one."""
-        self.counted = True
-        """Whether a delivery counts as consumed here, and not somewhere else already."""
-        self._recorder = recorder
-        self._shape = known
-        self._error: BaseException | None = None
-        self._started = time.perf_counter() if since is None else since
-
-    def __enter__(self) -> Self:
-        self._token = otel.attach(self.context)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        otel.detach(self._token)  # type: ignore[arg-type]  # the type of tokens is private
-        self.finish(error)
-
-    def current(self, context: Context | None = None) -> "Current":
-        """Return a block in which the span is current, in *context* or in the one it was started in."""
-        return Current(self.context if context is None else trace.set_span_in_context(self.span, context))
-
-    def fail(self, error: BaseException) -> None:
-        """Mark the operation as failed by *error*; its first error is its error."""
-        if self._error is not None:
-            return
-        self._error = error
-        with _failing:
-            if self.span.is_recording():
-                self.span.set_attribute(names.ERROR_TYPE, error_type(error))
-                self.span.set_status(Status(StatusCode.ERROR, _described(error)))
-            self._record_exception(error)
-
-    def finish(self, error: BaseException | None = None) -> None:
-        """End it, failed if there is an *error*; a fault in here is ours and harms nobody."""
-        if error is not None:
-            self.fail(error)
-        with _ending:
-            seconds = time.perf_counter() - self._started
-            self.span.end()
-            if self._recorder.meters is not None:
-                failure = None if self._error is None else error_type(self._error)
-                self._recorder.meters.record(self._shape, seconds, failure, counted=self.counted)
-
-    def _record_exception(self, error: BaseException) -> None:
-        chosen, logger = self._recorder.settings.exceptions, self._recorder.logger
-        if chosen != "logs" and _described(error) is not None:
-            self.span.record_exception(error)
-        if chosen != "events" and logger is not None:
-            kind = self._shape.operation.type
-            severity = SeverityNumber.ERROR if kind == "process" else SeverityNumber.WARN
-            logger.emit(
-                context=self.context,
-                severity_number=severity,
-                event_name=f"messaging.{kind}.exception",
-                exception=error,
-            )
-
-
-class Current:
-    """A block in which a context is current, and so its span; the span outlives it."""
-
-    __slots__ = ("_context", "_token")
-
-    _token: object
-
-    def __init__(self, context: Context) -> None:
-        self._context = context
-
-    def __enter__(self) -> Context:
-        self._token = otel.attach(self._context)
-        return self._context
-
-    def __exit__(self, *_: object) -> None:
-        otel.detach(self._token)  # type: ignore[arg-type]  # the type of tokens is private
-
-
 SILENT = Recorder(
     NoOpTracerProvider().get_tracer(names.DISTRIBUTION), Settings(settle_spans=False), silent=True
 )
@@ -290,13 +192,6 @@ def breaker_on_span(event: Event) -> None:
 def _moment(since: float) -> int:
     """Return Unix time in nanoseconds at ``time.perf_counter()`` *since*."""
     return time.time_ns() - round((time.perf_counter() - since) * 1e9)
-
-
-def _described(error: BaseException) -> str | None:
-    # A user's __str__ may raise; the status matters more than its text.
-    with contextlib.suppress(Exception):
-        return str(error)
-    return None
 
 
 def _text(value: object) -> str:

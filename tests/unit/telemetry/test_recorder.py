@@ -10,7 +10,7 @@ import pytest
 from opentelemetry import baggage, trace
 from opentelemetry.context import Context, get_current
 from opentelemetry.sdk._logs import LoggerProvider
-from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
+from opentelemetry.sdk._logs.export import SimpleLogRecordProcessor
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -24,6 +24,7 @@ from otel_waybill.guard import harmless
 from otel_waybill.telemetry.hooks import Hooks, Message
 from otel_waybill.telemetry.recorder import SILENT, Recorder, breaker_on_span
 from otel_waybill.telemetry.semconv import ACK, NACK, PROCESS, PUBLISH, RECEIVE, Endpoint, Operation
+from unit.log_records import InMemoryLogRecordExporter, with_exceptions
 
 BROKER = Endpoint("rabbit.example", 5672, "10.1.2.80", 5672)
 CREATED = SpanContext(0x0AF7651916CD43DD8448EB211C80319C, 0xB7AD6B7169203331, is_remote=True)
@@ -299,7 +300,11 @@ def test_the_first_error_is_the_error() -> None:
 
 @pytest.mark.parametrize(
     ("chosen", "events", "logs"),
-    [("events", ["exception"], 0), ("logs", [], 1), ("logs/dup", ["exception"], 1)],
+    [
+        ("events", ["exception"], 0),
+        pytest.param("logs", [], 1, marks=with_exceptions),
+        pytest.param("logs/dup", ["exception"], 1, marks=with_exceptions),
+    ],
 )
 def test_exceptions_are_recorded_where_it_was_chosen(
     chosen: Exceptions, events: list[str], logs: int
@@ -314,6 +319,7 @@ def test_exceptions_are_recorded_where_it_was_chosen(
     )
 
 
+@with_exceptions
 @pytest.mark.parametrize(
     ("expected", "operation"),
     [
@@ -347,6 +353,7 @@ def test_without_a_logger_there_is_no_log() -> None:
     assert ["exception"] == bench.events()
 
 
+@with_exceptions
 def test_what_is_not_sampled_still_logs_its_exception() -> None:
     """Logs are not sampled with traces: whoever chose them for exceptions gets every one."""
     bench = Bench(Settings(exceptions="logs"), sampler=ALWAYS_OFF)

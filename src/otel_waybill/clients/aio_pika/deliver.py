@@ -25,8 +25,9 @@ from otel_waybill.guard import harmless
 from otel_waybill.patching import argument, replaced
 from otel_waybill.resilience.guarded import Guarded, Handler, Terms
 from otel_waybill.telemetry.hooks import Message
-from otel_waybill.telemetry.recorder import Recorder, Work
+from otel_waybill.telemetry.recorder import Recorder
 from otel_waybill.telemetry.semconv import PROCESS
+from otel_waybill.telemetry.work import Work
 
 Callback = Callable[[IncomingMessage], Awaitable[object]]
 

@@ -12,8 +12,9 @@ from otel_waybill.context import Running, check_publish, expiration_in
 from otel_waybill.guard import harmless
 from otel_waybill.patching import argument, passthrough, replaced
 from otel_waybill.telemetry.hooks import Message
-from otel_waybill.telemetry.recorder import Recorder, Work
+from otel_waybill.telemetry.recorder import Recorder
 from otel_waybill.telemetry.semconv import PUBLISH
+from otel_waybill.telemetry.work import Work
 
 Call = tuple[tuple[object, ...], dict[str, object]]
 

@@ -13,7 +13,7 @@ from otel_waybill.context import running
 from otel_waybill.core.headers import without_ours
 from otel_waybill.core.waybill import end_to_end_headers
 from otel_waybill.telemetry import carrier
-from otel_waybill.telemetry.recorder import Work
+from otel_waybill.telemetry.work import Work
 
 
 def departing(headers: Mapping[str, object] | None, context: Context) -> dict[str, object]:

@@ -1,14 +1,16 @@
 """What the instrumentors of both clients do in the same way."""
 
+import inspect
 import logging
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache, lru_cache
 from importlib.metadata import version
-from typing import TypedDict
+from typing import Final, TypedDict
 
 from opentelemetry import metrics, trace
-from opentelemetry._logs import LoggerProvider, get_logger
+from opentelemetry._logs import Logger, LoggerProvider, get_logger
 from opentelemetry.instrumentation.dependencies import get_dependency_conflicts
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
@@ -24,6 +26,9 @@ from otel_waybill.resilience.named import terms_in
 from otel_waybill.telemetry.hooks import ContribHook, Hook, Hooks
 from otel_waybill.telemetry.meters import Meters
 from otel_waybill.telemetry.recorder import Recorder
+
+LOGS_EXCEPTIONS: Final = "exception" in inspect.signature(Logger.emit).parameters
+"""Whether log records take exceptions, as they do since opentelemetry-api 1.42."""
 
 _log = logging.getLogger("otel_waybill")
 
@@ -88,7 +93,7 @@ def _policies_in(path: str) -> Policies:
 
 
 def _recorder(options: Options) -> Recorder:
-    settings = options.get("settings") or Settings.from_env(os.environ)
+    settings = _possible(options.get("settings") or Settings.from_env(os.environ))
     tracer = trace.get_tracer(
         names.DISTRIBUTION, names.VERSION, options.get("tracer_provider"), schema_url=names.SCHEMA_URL
     )
@@ -101,6 +106,16 @@ def _recorder(options: Options) -> Recorder:
         _meters(options.get("meter_provider") or metrics.get_meter_provider()) if settings.metrics else None
     )
     return Recorder(tracer, settings, meters=meters, logger=logger, hooks=_hooks(options))
+
+
+def _possible(settings: Settings) -> Settings:
+    if settings.exceptions == "events" or LOGS_EXCEPTIONS:
+        return settings
+    _log.warning(
+        "otel-waybill keeps exceptions as span events: logging them needs opentelemetry-api 1.42, this is %s",
+        version("opentelemetry-api"),
+    )
+    return replace(settings, exceptions="events")
 
 
 @lru_cache(maxsize=4)

@@ -24,8 +24,9 @@ from otel_waybill.core.verdicts import Republish, Run
 from otel_waybill.guard import harmless
 from otel_waybill.resilience import hub
 from otel_waybill.telemetry.hooks import Message
-from otel_waybill.telemetry.recorder import Current, Recorder, Work
+from otel_waybill.telemetry.recorder import Recorder
 from otel_waybill.telemetry.semconv import PROCESS, PUBLISH, Attribute, Endpoint
+from otel_waybill.telemetry.work import Current, Work
 
 _opening = harmless("starting a process span")
 _departing = harmless("tracing a copy")
