@@ -14,6 +14,8 @@ from otel_waybill.errors import (
     InvalidPolicy,
     InvalidRequest,
     TopologyMismatch,
+    TopologyMissing,
+    TopologyRefused,
     Unconfirmed,
     WaybillError,
 )
@@ -40,6 +42,8 @@ __all__ = [
     "Retry",
     "Settings",
     "TopologyMismatch",
+    "TopologyMissing",
+    "TopologyRefused",
     "Unconfirmed",
     "Waybill",
     "WaybillError",

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any, overload
 
 from otel_waybill.core.delivery import Outcome
 from otel_waybill.core.rules import require
-from otel_waybill.core.spec import PolicySpec, Retry, Settle
+from otel_waybill.core.spec import Describe, PolicySpec, Retry, Settle, TopologyMode
 from otel_waybill.core.waybill import LONGEST_DEADLINE
+from otel_waybill.guard import harmless
 from otel_waybill.resilience.breaker import CircuitBreaker
 from otel_waybill.resilience.guarded import Guarded, Handler, Terms, settling
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from pika.spec import Basic, BasicProperties
 
 _PIKA_ARGUMENTS = 4
+
+_describing = harmless("describing an exception for parking")
 
 
 class Policy:
@@ -38,6 +41,17 @@ class Policy:
         hold_max: seconds to keep trying to publish a copy before the message is given back, above 0.
         skew_tolerance: seconds that a deadline may be overrun before it counts, 0 or more.
         max_deadline: seconds; a deadline further away is shortened to it, above 0.
+        topology: what is done at the broker when consuming starts. "declare": exchanges, queues and bindings
+            of ours are declared. "passive": nothing is declared, and what does not exist is an error; whether
+            it has the right arguments and bindings cannot be seen. "none": nothing is asked. What to declare
+            by other means then, and the permissions for each, are in ``docs/topology.md``.
+        parking: a queue of yours for what cannot be handled, instead of ``<queue>.parked``, of 1 to 241
+            bytes. It must exist; with "declare" it is bound to ``waybill.parking.v1``. With it a policy may
+            also stand on server-named and exclusive queues.
+        describe: called with the exception that parks a message; returns what of it to store in the header
+            ``waybill-exception-message``, of which 512 characters are kept, or None for nothing. By default
+            its text, ``str(error)``; give your own where that can hold secrets. If it raises, that is
+            logged once and nothing is stored.
 
     Raises:
         InvalidPolicy: a value is out of its range.
@@ -54,6 +68,9 @@ class Policy:
         hold_max: float = 300.0,
         skew_tolerance: float = 1.0,
         max_deadline: float = LONGEST_DEADLINE,
+        topology: TopologyMode = "declare",
+        parking: str | None = None,
+        describe: Describe = str,
     ) -> None:
         spec = PolicySpec(
             retry=retry,
@@ -63,6 +80,9 @@ class Policy:
             hold_max=hold_max,
             skew_tolerance=skew_tolerance,
             max_deadline=max_deadline,
+            topology=topology,
+            parking=parking,
+            describe=_harmless(describe),
         )
         self.terms = Terms(spec=spec, breaker=breaker)
 
@@ -144,6 +164,19 @@ class Policy:
 
     def _own(self) -> Terms:
         return settling(self.terms, "return")
+
+
+def _harmless(describe: Describe) -> Describe:
+    if describe is str:  # which raises only what the exception's own text does
+        return describe
+    require(rule="a callable to describe exceptions", holds=callable(describe), seen=describe)
+
+    def described(error: BaseException) -> str | None:
+        with _describing:
+            return describe(error)
+        return None
+
+    return described
 
 
 def _deliver(guarded: Guarded, *delivery: Any) -> object:  # noqa: ANN401 - the arguments of whichever client calls

@@ -24,7 +24,7 @@ from otel_waybill.core.events import (
 from otel_waybill.core.gate import Gate, Turn
 from otel_waybill.core.headers import number
 from otel_waybill.core.spec import PolicySpec
-from otel_waybill.core.topology import delay_name, reachable_rung
+from otel_waybill.core.topology import delay_name, parking_key, reachable_rung
 from otel_waybill.core.verdicts import Ack, GiveBack, Leave, Republish, Run, Settled, Step, Wait
 from otel_waybill.core.waybill import Hop, Waybill
 from otel_waybill.errors import CircuitOpen
@@ -189,7 +189,8 @@ class Execution:
         outcome = self._outcome(Result.RETRIED, error, delay=wait)
         again = self._next()
         headers = copies.retry_headers(self._delivery, again, now.wall)
-        return self._republish(delay_name(milliseconds), headers, again, outcome, now)
+        address = delay_name(milliseconds), self._delivery.queue or ""
+        return self._republish(address, headers, again, outcome, now)
 
     def _run_again(self, wait: float, now: Instant) -> Step:
         """Hold the same delivery: the wait is too short for a trip through the broker."""
@@ -201,14 +202,20 @@ class Execution:
     def _park(self, reason: Reason, error: BaseException | None, now: Instant) -> Step:
         outcome = self._outcome(Result.PARKED, error, reason=reason)
         parked = self._identified()
-        headers = copies.parking_headers(self._delivery, parked, outcome, now.wall)
-        step = self._republish(names.PARKING_EXCHANGE, headers, parked, outcome, now)
+        headers = copies.parking_headers(self._delivery, parked, outcome, now.wall, self._spec.describe)
+        address = names.PARKING_EXCHANGE, parking_key(self._delivery.queue or "", self._spec.parking)
+        step = self._republish(address, headers, parked, outcome, now)
         return Step(step.verdict, self._released())
 
     def _republish(
-        self, exchange: str, headers: dict[str, object], waybill: Waybill, outcome: Outcome, now: Instant
+        self,
+        address: tuple[str, str],
+        headers: dict[str, object],
+        waybill: Waybill,
+        outcome: Outcome,
+        now: Instant,
     ) -> Step:
-        key = self._delivery.queue or ""
+        exchange, key = address
         self._copy = Republish(
             exchange=exchange, routing_key=key, headers=headers, waybill=waybill, outcome=outcome
         )

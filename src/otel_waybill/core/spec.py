@@ -1,14 +1,21 @@
 """Policies as frozen values: checked when they are made, with the rule and the unit in the message."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal, get_args
 
+from otel_waybill import names
 from otel_waybill.core.backoff import Backoff
 from otel_waybill.core.rules import one_of, require
 from otel_waybill.core.waybill import LONGEST_DEADLINE
 
 Settle = Literal["return", "handler"]
+TopologyMode = Literal["declare", "passive", "none"]
+Describe = Callable[[BaseException], str | None]
+"""Puts a failure into words that may be stored with a parked message; None for no words."""
+
+_LONGEST_PARKING: Final = 255 - len(names.PARKING_ANONYMOUS)  # bytes; AMQP's limit for the key made of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +102,10 @@ class PolicySpec:
         skew_tolerance: seconds by which a deadline may be overrun before it counts, 0 or more; it
             covers clocks that differ between machines.
         max_deadline: seconds; a deadline further away is shortened to it, above 0.
+        topology: what is done at the broker when consuming starts: "declare" what is needed, be "passive"
+            and only check that it exists, or "none".
+        parking: the queue for what cannot be handled, 1 to 241 bytes; None is ``<queue>.parked``.
+        describe: called with what a handler raised; returns what a parked message tells of it.
     """
 
     retry: Retry | None = None
@@ -104,6 +115,9 @@ class PolicySpec:
     hold_max: float = 300.0
     skew_tolerance: float = 1.0
     max_deadline: float = LONGEST_DEADLINE
+    topology: TopologyMode = "declare"
+    parking: str | None = None
+    describe: Describe = str
 
     def __post_init__(self) -> None:
         require(
@@ -121,3 +135,9 @@ class PolicySpec:
         )
         if self.settle is not None:
             one_of("settle", self.settle, ("return", "handler"))
+        one_of("topology", self.topology, get_args(TopologyMode))
+        require(
+            rule=f"a name of 1 to {_LONGEST_PARKING} bytes for the parking queue",
+            holds=self.parking is None or 1 <= len(self.parking.encode()) <= _LONGEST_PARKING,
+            seen=self.parking,
+        )

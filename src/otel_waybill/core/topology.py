@@ -1,28 +1,34 @@
 """What a policy needs at the broker, as values: the ladder of delays, the way back, and parking.
 
-Nothing here talks to a broker. A driver declares a plan when consuming starts, in the order given and
-never at the moment of failure: a broker that is killed right after it created a quorum queue can lose
+Nothing here talks to a broker. A driver takes the steps of a plan when consuming starts, in the order given
+and never at the moment of failure: a broker that is killed right after it created a quorum queue can lose
 what was confirmed into it.
 """
 
 from bisect import bisect_left
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final, Literal
 
+from otel_waybill.core.anonymity import is_anonymous
 from otel_waybill.core.rules import require
-from otel_waybill.core.spec import Retry
-from otel_waybill.names import DELAY_PREFIX, PARKED_SUFFIX, PARKING_EXCHANGE, RETURN_EXCHANGE, UNROUTED
+from otel_waybill.core.spec import PolicySpec, Retry
+from otel_waybill.errors import InvalidPolicy, TopologyMismatch, TopologyMissing, TopologyRefused
+from otel_waybill.names import (
+    DELAY_PREFIX,
+    PARKED_SUFFIX,
+    PARKING_ANONYMOUS,
+    PARKING_EXCHANGE,
+    RETURN_EXCHANGE,
+    UNROUTED,
+)
 
 # Milliseconds, two to the octave. A name contains its time, so two programs can never disagree about it.
 RUNGS: Final = tuple(round(250 * 2 ** (k / 2)) for k in range(28))
 
 # Half the first rung, in seconds: below this, rounding up would more than double the delay.
 SHORTEST: Final = 0.125
-
-PRECONDITION_FAILED: Final = 406
-"""The reply code of a declaration that differs from what exists (AMQP 0-9-1)."""
 
 _LONGEST_NAME: Final = 255  # bytes, AMQP's limit
 
@@ -40,19 +46,41 @@ _ALTERNATE: Final[Arguments] = MappingProxyType({"alternate-exchange": UNROUTED}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exchange:
-    """A durable exchange to declare."""
+    """A durable exchange to declare, or if *passive* only to be sure of."""
 
     name: str
     type: Literal["direct", "fanout"]
     arguments: Arguments = field(default_factory=dict)
+    passive: bool = False
+
+    @property
+    def entity(self) -> str:
+        """What it is called in errors."""
+        return f"exchange {self.name!r}"
+
+    @property
+    def permissions(self) -> tuple[str, ...]:
+        """What a user must be allowed to declare it (https://www.rabbitmq.com/docs/access-control)."""
+        return _permissions(self.entity, self.arguments.get("alternate-exchange"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Queue:
-    """A durable queue to declare."""
+    """A durable queue to declare, or if *passive* only to be sure of, whatever it is like."""
 
     name: str
-    arguments: Arguments
+    arguments: Arguments = field(default_factory=dict)
+    passive: bool = False
+
+    @property
+    def entity(self) -> str:
+        """What it is called in errors."""
+        return f"queue {self.name!r}"
+
+    @property
+    def permissions(self) -> tuple[str, ...]:
+        """What a user must be allowed to declare it."""
+        return _permissions(self.entity, self.arguments.get("x-dead-letter-exchange"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,14 +91,39 @@ class Binding:
     queue: str
     routing_key: str
 
+    @property
+    def entity(self) -> str:
+        """What it is called in errors."""
+        return f"the binding of queue {self.queue!r} to exchange {self.exchange!r}"
+
+    @property
+    def permissions(self) -> tuple[str, ...]:
+        """What a user must be allowed to declare it."""
+        return f"write on queue {self.queue!r}", f"read on exchange {self.exchange!r}"
+
+
+Step = Exchange | Queue | Binding
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Topology:
-    """Everything to declare, kind by kind in this order: exchanges, queues, bindings."""
+    """Everything that is needed, kind by kind."""
 
-    exchanges: tuple[Exchange, ...]
-    queues: tuple[Queue, ...]
-    bindings: tuple[Binding, ...]
+    exchanges: tuple[Exchange, ...] = ()
+    queues: tuple[Queue, ...] = ()
+    bindings: tuple[Binding, ...] = ()
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """All of it, in the order in which to ask the broker for it."""
+        return *self.exchanges, *self.queues, *self.bindings
+
+    def checked(self) -> "Topology":
+        """Return what of it a broker can be asked for without declaring anything: all but the bindings."""
+        return Topology(
+            exchanges=tuple(replace(each, passive=True) for each in self.exchanges),
+            queues=tuple(replace(each, passive=True) for each in self.queues),
+        )
 
 
 def delay_name(ms: int) -> str:
@@ -111,21 +164,82 @@ def reachable_rung(delay: float, retry: Retry) -> int | None:
     return next((ms for ms in declared if ms >= wanted), declared[-1])
 
 
-def plan(queue: str, retry: Retry | None) -> Topology:
-    """Return everything that a policy with *retry* on *queue* needs; *queue* itself is the user's.
+def parking_key(queue: str, parking: str | None) -> str:
+    """Return the routing key with which messages of *queue* are parked: its name, if it is one that stays.
+
+    Each key leaves a binding behind at a *parking* queue of the user's. Generated names never end, so they
+    all share one, which no queue can have for a name because ``amq.`` is the broker's.
+    """
+    return f"{PARKING_ANONYMOUS}{parking}" if parking is not None and is_anonymous(queue) else queue
+
+
+def misplaced(queue: str, spec: PolicySpec, *, exclusive: bool = False) -> str | None:
+    """Return why a policy cannot stand on *queue*, or None.
+
+    Args:
+        queue: the consumed queue.
+        spec: the policy.
+        exclusive: whether the queue is known to vanish with its connection.
+    """
+    if spec.parking is None and (exclusive or is_anonymous(queue)):
+        return (
+            "the queue is server-named or exclusive, so what is parked would outlive it; "
+            "name a queue to park in, as in Policy(parking='orders.dlq')"
+        )
+    if queue == spec.parking:
+        return "it is the queue in which this policy parks, so what fails there would come back for ever"
+    if spec.retry is not None and spec.topology != "declare" and is_anonymous(queue):
+        return (
+            "its name was generated, so nobody can have bound it to where retries come from; use "
+            "topology='declare', or no retry"
+        )
+    return None
+
+
+def plan(queue: str, spec: PolicySpec) -> Topology:
+    """Return what *spec* has done at the broker before *queue* is consumed; *queue* itself is the user's.
 
     The way back exists without retries too: a message that is replayed from parking takes it.
 
     Raises:
-        InvalidPolicy: the name of *queue* is too long for that of its parking queue.
+        InvalidPolicy: no such policy can stand on *queue*.
     """
-    parked = parked_name(queue)
-    require(
-        rule=f"a queue name of at most {_LONGEST_NAME - len(PARKED_SUFFIX)} bytes, to add {PARKED_SUFFIX!r}",
-        holds=len(parked.encode()) <= _LONGEST_NAME,
-        seen=queue,
-    )
-    rungs = reachable(retry) if retry is not None else ()
+    objection = misplaced(queue, spec)
+    if objection is not None:
+        msg = f"a policy cannot stand on queue {queue!r}: {objection}"
+        raise InvalidPolicy(msg)
+    needed = _needed(queue, spec)
+    match spec.topology:
+        case "declare":
+            return needed
+        case "passive":
+            return needed.checked()
+        case "none":
+            return Topology()
+
+
+def refusal(step: Step, code: int, reply: str) -> InvalidPolicy | None:
+    """Return the error for a *step* that the broker refused, or None where its own words say it best.
+
+    Args:
+        step: what it was asked for.
+        code: the reply code of AMQP 0-9-1 with which it closed the channel.
+        reply: the reply text.
+    """
+    match code:
+        case 403:  # ACCESS_REFUSED
+            return TopologyRefused(step.entity, reply, step.permissions)
+        case 404:  # NOT_FOUND, for a binding its queue: exchanges are declared before they are bound
+            entity = f"queue {step.queue!r}" if isinstance(step, Binding) else step.entity
+            return TopologyMissing(entity, reply)
+        case 406:  # PRECONDITION_FAILED
+            return TopologyMismatch(step.entity, reply)
+    return None
+
+
+def _needed(queue: str, spec: PolicySpec) -> Topology:
+    parking = _parking_queue(queue, spec)
+    rungs = reachable(spec.retry) if spec.retry is not None else ()
     return Topology(
         exchanges=(
             Exchange(name=UNROUTED, type="fanout"),
@@ -133,18 +247,35 @@ def plan(queue: str, retry: Retry | None) -> Topology:
             Exchange(name=PARKING_EXCHANGE, type="direct", arguments=_ALTERNATE),
             *(Exchange(name=delay_name(ms), type="fanout") for ms in rungs),
         ),
-        queues=(
-            Queue(name=UNROUTED, arguments=_KEPT),
-            Queue(name=parked, arguments=_KEPT),
-            *(_delay_queue(ms) for ms in rungs),
-        ),
+        queues=(Queue(name=UNROUTED, arguments=_KEPT), parking, *(_delay_queue(ms) for ms in rungs)),
         bindings=(
             Binding(exchange=UNROUTED, queue=UNROUTED, routing_key=""),
             Binding(exchange=RETURN_EXCHANGE, queue=queue, routing_key=queue),
-            Binding(exchange=PARKING_EXCHANGE, queue=parked, routing_key=queue),
+            Binding(
+                exchange=PARKING_EXCHANGE, queue=parking.name, routing_key=parking_key(queue, spec.parking)
+            ),
             *(Binding(exchange=delay_name(ms), queue=delay_name(ms), routing_key="") for ms in rungs),
         ),
     )
+
+
+def _parking_queue(queue: str, spec: PolicySpec) -> Queue:
+    if spec.parking is not None:
+        # The user's: we do not know its arguments, and to declare it with ours could only fail.
+        return Queue(name=spec.parking, passive=True)
+    parked = parked_name(queue)
+    require(
+        rule=f"a queue name of at most {_LONGEST_NAME - len(PARKED_SUFFIX)} bytes, to add {PARKED_SUFFIX!r}",
+        holds=len(parked.encode()) <= _LONGEST_NAME,
+        seen=queue,
+    )
+    return Queue(name=parked, arguments=_KEPT)
+
+
+def _permissions(entity: str, other: str | int | None) -> tuple[str, ...]:
+    """Return what it takes to declare *entity*, with whatever exchange it hands messages to."""
+    own = f"configure on {entity}"
+    return (own,) if other is None else (own, f"read on {entity}", f"write on exchange {other!r}")
 
 
 def _delay_queue(ms: int) -> Queue:
