@@ -24,9 +24,8 @@ _describing = harmless("describing an exception for parking")
 class Policy:
     """How a consumer treats its messages.
 
-    Every message that is delivered under a policy is handled, retried or parked in ``<queue>.parked``; none
-    is lost. Expired messages are parked before the handler starts. A policy may serve many consumers, on
-    either client.
+    Every message that is delivered under a policy is handled, retried or parked; none is lost. Expired
+    messages are parked before the handler starts. A policy may serve many consumers, on either client.
 
     Args:
         retry: how often a failed message runs again; None parks it on its first failure.

@@ -34,6 +34,8 @@ from otel_waybill import (
     Retry,
     Settings,
     TopologyMismatch,
+    TopologyMissing,
+    TopologyRefused,
     Unconfirmed,
     Waybill,
     WaybillError,
@@ -51,10 +53,17 @@ orders = Policy(
     hold_max=300.0,
     skew_tolerance=1.0,
     max_deadline=3600,
+    topology="passive",
+    parking="orders.dlq",
+    describe=lambda error: None if isinstance(error, TimeoutError) else type(error).__name__,
 )
 Policy()
+Policy(describe=repr)
 
 Policy(settle="never")  # type: ignore[arg-type]
+Policy(topology="check")  # type: ignore[arg-type]
+Policy(parking=True)  # type: ignore[arg-type]
+Policy(describe=len)  # type: ignore[arg-type]
 Policy(retry=5)  # type: ignore[arg-type]
 Policy(Retry())  # type: ignore[call-arg]
 Policy(breaker="payments")  # type: ignore[arg-type]
@@ -188,6 +197,11 @@ def usual(error: TimeoutError | ValueError) -> float:
     return len(error.args)
 
 
+def lacking(error: TopologyRefused) -> tuple[str, ...]:
+    """Tell what to ask an administrator for."""
+    return assert_type(error.needs, tuple[str, ...])
+
+
 def errors(error: WaybillError) -> float | str | None:
     """Tell what each error knows."""
     match error:
@@ -196,6 +210,11 @@ def errors(error: WaybillError) -> float | str | None:
         case CircuitOpen():
             return assert_type(error.retry_after, float) or assert_type(error.breaker, str)
         case TopologyMismatch():
+            assert_type(
+                (error.argument, error.wanted, error.found), tuple[str | None, str | None, str | None]
+            )
+            return assert_type(error.entity, str) + assert_type(error.reply, str)
+        case TopologyMissing() | TopologyRefused():
             return assert_type(error.entity, str) + assert_type(error.reply, str)
         case Unconfirmed():
             return assert_type(error.reply, str)

@@ -13,7 +13,7 @@ from aiormq.exceptions import (
 )
 
 from otel_waybill.clients.shared.ledger import Owned
-from otel_waybill.clients.shared.topology import Channel, request
+from otel_waybill.clients.shared.topology import Channel, Key, key, request
 from otel_waybill.core.spec import PolicySpec
 from otel_waybill.core.topology import Topology, plan, refusal
 
@@ -27,7 +27,7 @@ _CODES: dict[type[ChannelClosed], int] = {
     ChannelPreconditionFailed: 406,
 }
 
-_prepared: WeakKeyDictionary[AbstractConnection, set[tuple[str, PolicySpec]]] = WeakKeyDictionary()
+_prepared: WeakKeyDictionary[AbstractConnection, set[Key]] = WeakKeyDictionary()
 
 _preparing: Owned[asyncio.Lock] = Owned("preparing", asyncio.Lock)
 
@@ -45,13 +45,14 @@ async def prepare(connection: AbstractConnection, queue: str, spec: PolicySpec) 
         AMQPError: the connection failed.
     """
     prepared = _prepared.setdefault(connection, set())
-    if (queue, spec) in prepared:
+    wanted = key(queue, spec)
+    if wanted in prepared:
         return
     # A backlog asks for it all at once; only the first of them has to do it.
     async with _preparing.of(connection):
-        if (queue, spec) not in prepared:
+        if wanted not in prepared:
             await _prepare(connection, plan(queue, spec))
-            prepared.add((queue, spec))
+            prepared.add(wanted)
 
 
 async def _prepare(connection: AbstractConnection, topology: Topology) -> None:

@@ -5,11 +5,11 @@ from weakref import WeakKeyDictionary
 from pika.adapters.blocking_connection import BlockingConnection
 from pika.exceptions import ChannelClosedByBroker
 
-from otel_waybill.clients.shared.topology import request
+from otel_waybill.clients.shared.topology import Key, key, request
 from otel_waybill.core.spec import PolicySpec
 from otel_waybill.core.topology import plan, refusal
 
-_prepared: WeakKeyDictionary[BlockingConnection, set[tuple[str, PolicySpec]]] = WeakKeyDictionary()
+_prepared: WeakKeyDictionary[BlockingConnection, set[Key]] = WeakKeyDictionary()
 
 
 def prepare(connection: BlockingConnection, queue: str, spec: PolicySpec) -> None:
@@ -25,7 +25,8 @@ def prepare(connection: BlockingConnection, queue: str, spec: PolicySpec) -> Non
         AMQPError: the connection failed.
     """
     prepared = _prepared.setdefault(connection, set())
-    if (queue, spec) in prepared:
+    wanted = key(queue, spec)
+    if wanted in prepared:
         return
     steps = plan(queue, spec).steps
     if steps:
@@ -39,4 +40,4 @@ def prepare(connection: BlockingConnection, queue: str, spec: PolicySpec) -> Non
                     raise
                 raise ours from error
         channel.close()
-    prepared.add((queue, spec))
+    prepared.add(wanted)

@@ -2,10 +2,12 @@
 
 from typing import Any, Protocol, TypeVar
 
+from otel_waybill.core.spec import PolicySpec, Retry, TopologyMode
 from otel_waybill.core.topology import Binding, Exchange, Queue, Step
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
+Key = tuple[str, TopologyMode, str | None, Retry | None]
 Arguments = dict[str, Any]  # each client has a type of its own for what a value may be
 
 
@@ -22,6 +24,11 @@ class Channel(Protocol[T_co]):
 
     def queue_bind(self, queue: str, exchange: str, routing_key: str) -> T_co:
         """Bind a queue to an exchange."""
+
+
+def key(queue: str, spec: PolicySpec) -> Key:
+    """Return what the plan for *queue* depends on: what needs the same is prepared once."""
+    return queue, spec.topology, spec.parking, spec.retry
 
 
 def request(channel: Channel[T], step: Step) -> T:
