@@ -53,6 +53,11 @@ class Broker:
         """Declare a durable quorum queue, or another kind."""
         self._channel.queue_declare(queue, durable=True, arguments={"x-queue-type": "quorum", **arguments})
 
+    def private_queue(self) -> str:
+        """Declare a queue that nobody else may use, and return its name."""
+        name: str = self._channel.queue_declare("", exclusive=True).method.queue
+        return name
+
     def bind(self, queue: str, exchange: str, routing_key: str) -> None:
         """Bind *queue* to a topic exchange, which vanishes with its last binding."""
         self._channel.exchange_declare(exchange, "topic", auto_delete=True)

@@ -149,6 +149,16 @@ def test_parking_queue_must_exist(
     still_works(client, telemetry, queues())
 
 
+def test_what_only_the_broker_can_explain_is_left_as_it_is(
+    client: Client, telemetry: Telemetry, queues: Callable[[], str], way: Way, broker: Broker
+) -> None:
+    """A parking queue that belongs to another connection is refused in the words of broker and client."""
+    with pytest.raises(client.locked, match="RESOURCE_LOCKED"):
+        way.consume(queues(), fail, Policy(parking=broker.private_queue()))
+
+    still_works(client, telemetry, queues())
+
+
 def test_private_queue_retries_and_parks_elsewhere(
     client: Client, telemetry: Telemetry, queues: Callable[[], str], broker: Broker
 ) -> None:

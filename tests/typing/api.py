@@ -197,6 +197,12 @@ def usual(error: TimeoutError | ValueError) -> float:
     return len(error.args)
 
 
+def different(error: TopologyMismatch) -> str:
+    """Tell what to change."""
+    assert_type(error.wanted, str | None)
+    return f"{error.found}" + (assert_type(error.argument, str | None) or "")
+
+
 def lacking(error: TopologyRefused) -> tuple[str, ...]:
     """Tell what to ask an administrator for."""
     return assert_type(error.needs, tuple[str, ...])
@@ -209,12 +215,7 @@ def errors(error: WaybillError) -> float | str | None:
             return assert_type(error.overdue, float) + usual(error)
         case CircuitOpen():
             return assert_type(error.retry_after, float) or assert_type(error.breaker, str)
-        case TopologyMismatch():
-            assert_type(
-                (error.argument, error.wanted, error.found), tuple[str | None, str | None, str | None]
-            )
-            return assert_type(error.entity, str) + assert_type(error.reply, str)
-        case TopologyMissing() | TopologyRefused():
+        case TopologyMismatch() | TopologyMissing() | TopologyRefused():
             return assert_type(error.entity, str) + assert_type(error.reply, str)
         case Unconfirmed():
             return assert_type(error.reply, str)
