@@ -103,12 +103,12 @@ class TopologyMissing(InvalidPolicy):
 
 
 class TopologyRefused(InvalidPolicy):
-    """The broker does not allow this user to declare what a policy needs.
+    """The broker does not allow this user to declare, or to check, what a policy needs.
 
     Attributes:
-        entity: what was to be declared, as in ``exchange 'waybill.parking.v1'``.
+        entity: what was asked for, as in ``exchange 'waybill.parking.v1'``.
         reply: what the broker answered.
-        needs: the permissions that declaring it takes, as in ``configure on exchange 'waybill.parking.v1'``.
+        needs: the permissions that it takes, as in ``configure on exchange 'waybill.parking.v1'``.
     """
 
     def __init__(self, entity: str, reply: str, needs: tuple[str, ...]) -> None:
@@ -119,9 +119,9 @@ class TopologyRefused(InvalidPolicy):
 
     def __str__(self) -> str:
         return (
-            f"not allowed to declare {self.entity} for this policy: the broker answered {self.reply!r}; "
-            f"grant this user {', '.join(self.needs)}, or have it declared by another and use "
-            "Policy(topology='passive')"
+            f"not allowed to declare or check {self.entity} for this policy: the broker answered "
+            f"{self.reply!r}; grant this user {', '.join(self.needs)}, or have it declared by another and "
+            "use Policy(topology='passive'), or 'none' where checking is refused too"
         )
 
 

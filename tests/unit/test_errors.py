@@ -46,9 +46,9 @@ ERRORS = {
     TopologyRefused(
         "exchange 'a'", "ACCESS_REFUSED", ("configure on exchange 'a'", "read on exchange 'a'")
     ): (
-        "not allowed to declare exchange 'a' for this policy: the broker answered 'ACCESS_REFUSED'; grant "
-        "this user configure on exchange 'a', read on exchange 'a', or have it declared by another and use "
-        "Policy(topology='passive')"
+        "not allowed to declare or check exchange 'a' for this policy: the broker answered 'ACCESS_REFUSED'; "
+        "grant this user configure on exchange 'a', read on exchange 'a', or have it declared by another and "
+        "use Policy(topology='passive'), or 'none' where checking is refused too"
     ),
     Unconfirmed("nack"): "the copy is not confirmed and routed: nack; the original stays unacknowledged",
     BrokerUnavailable(("AMQP_URL: not set",), ("apt-get install rabbitmq-server",)): (

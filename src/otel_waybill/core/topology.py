@@ -60,8 +60,8 @@ class Exchange:
 
     @property
     def permissions(self) -> tuple[str, ...]:
-        """What a user must be allowed to declare it (https://www.rabbitmq.com/docs/access-control)."""
-        return _permissions(self.entity, self.arguments.get("alternate-exchange"))
+        """What a user must be allowed for it (https://www.rabbitmq.com/docs/access-control)."""
+        return _permissions(self, self.arguments.get("alternate-exchange"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +79,8 @@ class Queue:
 
     @property
     def permissions(self) -> tuple[str, ...]:
-        """What a user must be allowed to declare it."""
-        return _permissions(self.entity, self.arguments.get("x-dead-letter-exchange"))
+        """What a user must be allowed for it."""
+        return _permissions(self, self.arguments.get("x-dead-letter-exchange"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +98,7 @@ class Binding:
 
     @property
     def permissions(self) -> tuple[str, ...]:
-        """What a user must be allowed to declare it."""
+        """What a user must be allowed for it."""
         return f"write on queue {self.queue!r}", f"read on exchange {self.exchange!r}"
 
 
@@ -272,8 +272,12 @@ def _parking_queue(queue: str, spec: PolicySpec) -> Queue:
     return Queue(name=parked, arguments=_KEPT)
 
 
-def _permissions(entity: str, other: str | int | None) -> tuple[str, ...]:
-    """Return what it takes to declare *entity*, with whatever exchange it hands messages to."""
+def _permissions(step: Exchange | Queue, other: str | int | None) -> tuple[str, ...]:
+    """Return what it takes to declare or check *step*, which hands messages on to the exchange *other*."""
+    entity = step.entity
+    if step.passive:
+        # Any of them since 4.3.1, none of them before 4.2.6 (rabbitmq-server#16085, #16272).
+        return (f"configure, write or read on {entity}",)
     own = f"configure on {entity}"
     return (own,) if other is None else (own, f"read on {entity}", f"write on exchange {other!r}")
 

@@ -331,6 +331,8 @@ BACK = Binding(exchange="waybill.return.v1", queue="orders", routing_key="orders
             DELAY,
         ),
         (("write on queue 'orders'", "read on exchange 'waybill.return.v1'"), BACK),
+        (("configure, write or read on queue 'dlq'",), Queue(name="dlq", passive=True)),
+        (("configure, write or read on exchange 'waybill.return.v1'",), replace(RETURN, passive=True)),
     ],
 )
 def test_refusal_names_what_the_user_lacks(permissions: tuple[str, ...], step: Step) -> None:
