@@ -44,7 +44,7 @@ class Policy:
             of ours are declared. "passive": nothing is declared, and what does not exist is an error; whether
             it has the right arguments and bindings cannot be seen. "none": nothing is asked. What to declare
             by other means then, and the permissions for each, are in ``docs/topology.md``.
-        parking: a queue of yours for what cannot be handled, instead of ``<queue>.parked``, of 1 to 241
+        parking: a queue of yours for what cannot be handled, instead of ``<queue>.parked``, of 1 to 237
             bytes. It must exist; with "declare" it is bound to ``waybill.parking.v1``. With it a policy may
             also stand on server-named and exclusive queues.
         describe: called with the exception that parks a message; returns what of it to store in the header

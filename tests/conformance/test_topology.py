@@ -177,7 +177,7 @@ def test_private_queue_retries_and_parks_elsewhere(
     (taken,) = wait_for(client, broker, dlq)
 
     assert [(1, private), (2, private)] == attempts
-    assert (b"news", f"amq.anonymous.{dlq}") == (taken.body, taken.routing_key)
+    assert (b"news", f"waybill.anonymous.{dlq}") == (taken.body, taken.routing_key)
     assert private == taken.headers[names.HEADER_QUEUE]
 
 

@@ -104,7 +104,7 @@ class PolicySpec:
         max_deadline: seconds; a deadline further away is shortened to it, above 0.
         topology: what is done at the broker when consuming starts: "declare" what is needed, be "passive"
             and only check that it exists, or "none".
-        parking: the queue for what cannot be handled, 1 to 241 bytes; None is ``<queue>.parked``.
+        parking: the queue for what cannot be handled, 1 to 237 bytes; None is ``<queue>.parked``.
         describe: called with what a handler raised; returns what a parked message tells of it.
     """
 

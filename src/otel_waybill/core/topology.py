@@ -168,7 +168,7 @@ def parking_key(queue: str, parking: str | None) -> str:
     """Return the routing key with which messages of *queue* are parked: its name, if it is one that stays.
 
     Each key leaves a binding behind at a *parking* queue of the user's. Generated names never end, so they
-    all share one, which no queue can have for a name because ``amq.`` is the broker's.
+    all share one, which is no queue's name because it begins as only ours do.
     """
     return f"{PARKING_ANONYMOUS}{parking}" if parking is not None and is_anonymous(queue) else queue
 
@@ -208,14 +208,10 @@ def plan(queue: str, spec: PolicySpec) -> Topology:
     if objection is not None:
         msg = f"a policy cannot stand on queue {queue!r}: {objection}"
         raise InvalidPolicy(msg)
+    if spec.topology == "none":
+        return Topology()
     needed = _needed(queue, spec)
-    match spec.topology:
-        case "declare":
-            return needed
-        case "passive":
-            return needed.checked()
-        case "none":
-            return Topology()
+    return needed.checked() if spec.topology == "passive" else needed
 
 
 def refusal(step: Step, code: int, reply: str) -> InvalidPolicy | None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from otel_waybill import names
@@ -149,6 +149,7 @@ def test_what_is_ours_is_flat_text_of_at_most_8_kib(
     texts=st.lists(st.text(st.characters(), max_size=9000), min_size=6, max_size=6),
     name=st.text(min_size=1, max_size=9000),
 )
+@example(headers={}, texts=["e" * 9000, "", "", "", "", ""], name="orders")
 def test_our_headers_are_bounded_whatever_the_facts(
     headers: dict[str, str], texts: list[str], name: str
 ) -> None:
