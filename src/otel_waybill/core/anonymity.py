@@ -4,11 +4,11 @@ import re
 from typing import Final
 
 # The first line is the rule of the OpenTelemetry Java instrumentation (broker, Spring AMQP, Spring Cloud
-# Stream, bare UUID); aio-pika's ``amq_`` and the reply addresses of direct reply-to are as unbounded and
-# missing there.
+# Stream, bare UUID); aio-pika's ``amq_``, in 9.0 ``amq_0x``, and the reply addresses of direct reply-to are as
+# unbounded and missing there.
 _ANONYMOUS: Final = re.compile(
     r"(amq\.gen-|spring\.gen-).*|.*\.anonymous\.[\w-]{22}|HEX{8}(-HEX{4}){3}-HEX{12}"
-    r"|amq_HEX{32}|amq\.rabbitmq\.reply-to\..*".replace("HEX", "[0-9a-fA-F]"),
+    r"|amq_(HEX{32}|0xHEX{1,32})|amq\.rabbitmq\.reply-to\..*".replace("HEX", "[0-9a-fA-F]"),
     re.ASCII | re.DOTALL,
 )
 

@@ -19,6 +19,8 @@ from otel_waybill.core.anonymity import is_anonymous
         "123e4567-e89b-12d3-a456-426614174000",
         "123E4567-E89B-12D3-A456-426614174000",
         "amq_123e4567e89b12d3a456426614174000",
+        "amq_0x3a5491cdf8a45b61e20c55f4d3c8bfee",
+        "amq_0x5491cdf8a45b61e20c55f4d3c8bfee",
         "amq.rabbitmq.reply-to.g1h2AA5yZXBseUAxMTQ",
     ],
 )
