@@ -4,7 +4,7 @@ import re
 from typing import Final
 
 # The first line is the rule of the OpenTelemetry Java instrumentation (broker, Spring AMQP, Spring Cloud
-# Stream, bare UUID); aio-pika's ``amq_``, in 9.0 ``amq_0x``, and the reply addresses of direct reply-to are as
+# Stream, bare UUID); aio-pika's ``amq_``, in 9.0 ``amq_0x``, and reply addresses of direct reply-to are as
 # unbounded and missing there.
 _ANONYMOUS: Final = re.compile(
     r"(amq\.gen-|spring\.gen-).*|.*\.anonymous\.[\w-]{22}|HEX{8}(-HEX{4}){3}-HEX{12}"
