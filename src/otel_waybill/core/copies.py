@@ -1,4 +1,4 @@
-"""The headers of the two copies that we publish: to the ladder, and to parking.
+"""The two copies that we publish, to the ladder and to parking, and their headers.
 
 Only flat text: tables and arrays are not converted to AMQP 1.0, and names that begin with ``x-`` are the
 broker's (https://www.rabbitmq.com/docs/conversions).
@@ -9,7 +9,9 @@ from dataclasses import replace
 from otel_waybill import names
 from otel_waybill.core.delivery import Delivery, Outcome
 from otel_waybill.core.headers import LONGEST_TEXT, for_copy, text
-from otel_waybill.core.spec import Describe
+from otel_waybill.core.spec import Describe, PolicySpec
+from otel_waybill.core.topology import delay_name, parking_key
+from otel_waybill.core.verdicts import Republish
 from otel_waybill.core.waybill import Hop, Waybill, end_to_end_headers
 
 LONGEST_EXCEPTION_MESSAGE = 512
@@ -19,9 +21,34 @@ LARGEST_FACTS = 8192
 """Octets of all our headers of one message, names and values; one frame must hold them and the user's."""
 
 
+def to_ladder(delivery: Delivery, waybill: Waybill, rung: int, outcome: Outcome, now: float) -> Republish:
+    """Return the copy of *delivery* that waits *rung* milliseconds for the run of *waybill*."""
+    return Republish(
+        exchange=delay_name(rung),
+        routing_key=delivery.queue or "",
+        headers=retry_headers(delivery, waybill, now),
+        waybill=waybill,
+        outcome=outcome,
+    )
+
+
+def to_parking(
+    delivery: Delivery, waybill: Waybill, outcome: Outcome, spec: PolicySpec, now: float
+) -> Republish:
+    """Return the copy of *delivery* that is parked with *outcome* where *spec* says."""
+    return Republish(
+        exchange=names.PARKING_EXCHANGE,
+        routing_key=parking_key(delivery.queue or "", spec.parking),
+        headers=parking_headers(delivery, waybill, outcome, now, spec.describe),
+        waybill=waybill,
+        outcome=outcome,
+    )
+
+
 def retry_headers(delivery: Delivery, waybill: Waybill, now: float) -> dict[str, object]:
     """Return the headers of the copy whose next run is that of *waybill*; *now* is Unix time."""
-    return for_copy(delivery.headers) | _bounded(_carried(delivery, waybill, now))
+    hop = waybill.hop or remembered(delivery, waybill, now)
+    return for_copy(delivery.headers) | _bounded(_carried(delivery, waybill, hop, now))
 
 
 def parking_headers(
@@ -45,17 +72,17 @@ def parking_headers(
         failure[names.HEADER_EXCEPTION_TYPE] = _writable(type(outcome.error).__qualname__, LONGEST_TEXT)
         failure[names.HEADER_EXCEPTION_MESSAGE] = _message(outcome.error, describe)
     known = {name: value for name, value in failure.items() if value}
-    return for_copy(delivery.headers) | _bounded(_carried(delivery, waybill, now) | known)
+    hop = remembered(delivery, waybill, now)
+    return for_copy(delivery.headers) | _bounded(_carried(delivery, waybill, hop, now) | known)
 
 
 def remembered(delivery: Delivery, waybill: Waybill, now: float) -> Hop:
-    """Return what is remembered of the original of *delivery*; its first failure is at the latest *now*."""
+    """Return what is remembered of the original of *delivery*; it first failed, or was put off, by *now*."""
     hop = waybill.hop or _first_hop(delivery)
-    return replace(hop, first_failed_at=hop.first_failed_at or round(now * 1000))
+    return replace(hop, first_failed_at=hop.first_failed_at or round(now * 1000), not_before=None)
 
 
-def _carried(delivery: Delivery, waybill: Waybill, now: float) -> dict[str, str]:
-    hop = remembered(delivery, waybill, now)
+def _carried(delivery: Delivery, waybill: Waybill, hop: Hop, now: float) -> dict[str, str]:
     facts = {
         names.HEADER_ATTEMPT: str(waybill.attempt),
         names.HEADER_ID: waybill.id,
@@ -66,6 +93,8 @@ def _carried(delivery: Delivery, waybill: Waybill, now: float) -> dict[str, str]
         names.HEADER_ORIGIN_USER_ID: hop.user_id,
         names.HEADER_ORIGIN_EXPIRATION: hop.expiration,
         names.HEADER_FIRST_FAILED_AT: str(hop.first_failed_at),
+        names.HEADER_NOT_BEFORE: None if hop.not_before is None else str(hop.not_before),
+        names.HEADER_DEFERRALS: str(hop.deferrals) if hop.deferrals else None,
     }
     return end_to_end_headers(waybill, now) | {
         name: value for name, value in facts.items() if value is not None

@@ -6,15 +6,16 @@ what was confirmed into it.
 """
 
 from bisect import bisect_left
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Final
 
 from otel_waybill.core.anonymity import is_anonymous
+from otel_waybill.core.declarations import Arguments, Binding, Exchange, Queue, Topology
+from otel_waybill.core.retry import Retry
 from otel_waybill.core.rules import require
-from otel_waybill.core.spec import PolicySpec, Retry
-from otel_waybill.errors import InvalidPolicy, TopologyMismatch, TopologyMissing, TopologyRefused
+from otel_waybill.core.spec import PolicySpec
+from otel_waybill.errors import InvalidPolicy
 from otel_waybill.names import (
     DELAY_PREFIX,
     PARKED_SUFFIX,
@@ -30,9 +31,12 @@ RUNGS: Final = tuple(round(250 * 2 ** (k / 2)) for k in range(28))
 # Half the first rung, in seconds: below this, rounding up would more than double the delay.
 SHORTEST: Final = 0.125
 
-_LONGEST_NAME: Final = 255  # bytes, AMQP's limit
+# For waits that have no backoff to tell how long they are.
+_DEFERRAL: Final = 32_000
+# What is left of a wait longer than the last rung may be of any length: these are for that.
+_LAST_LEGS: Final = RUNGS[-8:]
 
-Arguments = Mapping[str, str | int]
+_LONGEST_NAME: Final = 255  # bytes, AMQP's limit
 
 _QUORUM: Final[Arguments] = MappingProxyType({"x-queue-type": "quorum"})
 # Messages kept for a person. RabbitMQ 4 drops a message after 20 looks unless told otherwise, and -1,
@@ -42,88 +46,6 @@ _KEPT: Final[Arguments] = MappingProxyType(
 )
 # What nobody can route still arrives somewhere.
 _ALTERNATE: Final[Arguments] = MappingProxyType({"alternate-exchange": UNROUTED})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exchange:
-    """A durable exchange to declare, or if *passive* only to be sure of."""
-
-    name: str
-    type: Literal["direct", "fanout"]
-    arguments: Arguments = field(default_factory=dict)
-    passive: bool = False
-
-    @property
-    def entity(self) -> str:
-        """What it is called in errors."""
-        return f"exchange {self.name!r}"
-
-    @property
-    def permissions(self) -> tuple[str, ...]:
-        """What a user must be allowed for it (https://www.rabbitmq.com/docs/access-control)."""
-        return _permissions(self, self.arguments.get("alternate-exchange"))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Queue:
-    """A durable queue to declare, or if *passive* only to be sure of, whatever it is like."""
-
-    name: str
-    arguments: Arguments = field(default_factory=dict)
-    passive: bool = False
-
-    @property
-    def entity(self) -> str:
-        """What it is called in errors."""
-        return f"queue {self.name!r}"
-
-    @property
-    def permissions(self) -> tuple[str, ...]:
-        """What a user must be allowed for it."""
-        return _permissions(self, self.arguments.get("x-dead-letter-exchange"))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Binding:
-    """A binding to declare once its exchange and its queue exist."""
-
-    exchange: str
-    queue: str
-    routing_key: str
-
-    @property
-    def entity(self) -> str:
-        """What it is called in errors."""
-        return f"the binding of queue {self.queue!r} to exchange {self.exchange!r}"
-
-    @property
-    def permissions(self) -> tuple[str, ...]:
-        """What a user must be allowed for it."""
-        return f"write on queue {self.queue!r}", f"read on exchange {self.exchange!r}"
-
-
-Step = Exchange | Queue | Binding
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Topology:
-    """Everything that is needed, kind by kind."""
-
-    exchanges: tuple[Exchange, ...] = ()
-    queues: tuple[Queue, ...] = ()
-    bindings: tuple[Binding, ...] = ()
-
-    @property
-    def steps(self) -> tuple[Step, ...]:
-        """All of it, in the order in which to ask the broker for it."""
-        return *self.exchanges, *self.queues, *self.bindings
-
-    def checked(self) -> "Topology":
-        """Return what of it a broker can be asked for without declaring anything: all but the bindings."""
-        return Topology(
-            exchanges=tuple(replace(each, passive=True) for each in self.exchanges),
-            queues=tuple(replace(each, passive=True) for each in self.queues),
-        )
 
 
 def delay_name(ms: int) -> str:
@@ -136,32 +58,25 @@ def parked_name(queue: str) -> str:
     return f"{queue}{PARKED_SUFFIX}"
 
 
-def rung(delay: float) -> int | None:
-    """Return the rung, in milliseconds, that makes a message wait *delay* seconds or a little longer.
+def rungs(spec: PolicySpec) -> tuple[int, ...]:
+    """Return the rungs, in ascending milliseconds, that a policy needs."""
+    retry = spec.retry
+    if retry is not None and not retry.in_order and (climbed := _climbed(retry)):
+        return climbed
+    # Who may hold a message must be able to put it off. Whoever keeps the order never lets go of it.
+    holds = spec.breaker is not None or spec.rate is not None
+    return (_DEFERRAL,) if holds and not spec.in_order else ()
 
-    None below 0.125 s: too short for the ladder, the caller holds the message and runs it again itself.
-    Delays past the last rung, 2896.309 s, get the last rung.
+
+def rung(delay: float, declared: Sequence[int]) -> int | None:
+    """Return the rung, in milliseconds, on which to make a message wait *delay* seconds.
+
+    The first of those *declared* that is long enough, else the longest of them: the message then comes back
+    early and goes once more. None: too short for the ladder, or there is none; the caller holds the message.
     """
-    if delay < SHORTEST:
+    if delay < SHORTEST or not declared:
         return None
-    return RUNGS[min(bisect_left(RUNGS, delay * 1000), len(RUNGS) - 1)]
-
-
-def reachable(retry: Retry) -> tuple[int, ...]:
-    """Return the rungs, in ascending milliseconds, on which *retry* can make a message wait."""
-    spans = [(rung(low) or 0, rung(high) or 0) for low, high in retry.backoff.spans(retry.attempts)]
-    return tuple(ms for ms in RUNGS if any(low <= ms <= high for low, high in spans))
-
-
-def reachable_rung(delay: float, retry: Retry) -> int | None:
-    """Return the rung for *delay* seconds among those that *retry* has had declared.
-
-    A delay that an error asks for may lie beyond them; it gets the last one that exists.
-    """
-    wanted, declared = rung(delay), reachable(retry)
-    if wanted is None or not declared:
-        return None
-    return next((ms for ms in declared if ms >= wanted), declared[-1])
+    return declared[min(bisect_left(declared, delay * 1000), len(declared) - 1)]
 
 
 def parking_key(queue: str, parking: str | None) -> str:
@@ -188,7 +103,7 @@ def misplaced(queue: str, spec: PolicySpec, *, exclusive: bool = False) -> str |
         )
     if queue == spec.parking:
         return "it is the queue in which this policy parks, so what fails there would come back for ever"
-    if spec.retry is not None and spec.topology != "declare" and is_anonymous(queue):
+    if rungs(spec) and spec.topology != "declare" and is_anonymous(queue):
         return (
             "its name was generated, so nobody can have bound it to where retries come from; use "
             "topology='declare', or no retry"
@@ -214,43 +129,24 @@ def plan(queue: str, spec: PolicySpec) -> Topology:
     return needed.checked() if spec.topology == "passive" else needed
 
 
-def refusal(step: Step, code: int, reply: str) -> InvalidPolicy | None:
-    """Return the error for a *step* that the broker refused, or None where its own words say it best.
-
-    Args:
-        step: what it was asked for.
-        code: the reply code of AMQP 0-9-1 with which it closed the channel.
-        reply: the reply text.
-    """
-    match code:
-        case 403:  # ACCESS_REFUSED
-            return TopologyRefused(step.entity, reply, step.permissions)
-        case 404:  # NOT_FOUND, for a binding its queue: exchanges are declared before they are bound
-            entity = f"queue {step.queue!r}" if isinstance(step, Binding) else step.entity
-            return TopologyMissing(entity, reply)
-        case 406:  # PRECONDITION_FAILED
-            return TopologyMismatch(step.entity, reply)
-    return None
-
-
 def _needed(queue: str, spec: PolicySpec) -> Topology:
     parking = _parking_queue(queue, spec)
-    rungs = reachable(spec.retry) if spec.retry is not None else ()
+    delays = rungs(spec)
     return Topology(
         exchanges=(
             Exchange(name=UNROUTED, type="fanout"),
             Exchange(name=RETURN_EXCHANGE, type="direct", arguments=_ALTERNATE),
             Exchange(name=PARKING_EXCHANGE, type="direct", arguments=_ALTERNATE),
-            *(Exchange(name=delay_name(ms), type="fanout") for ms in rungs),
+            *(Exchange(name=delay_name(ms), type="fanout") for ms in delays),
         ),
-        queues=(Queue(name=UNROUTED, arguments=_KEPT), parking, *(_delay_queue(ms) for ms in rungs)),
+        queues=(Queue(name=UNROUTED, arguments=_KEPT), parking, *(_delay_queue(ms) for ms in delays)),
         bindings=(
             Binding(exchange=UNROUTED, queue=UNROUTED, routing_key=""),
             Binding(exchange=RETURN_EXCHANGE, queue=queue, routing_key=queue),
             Binding(
                 exchange=PARKING_EXCHANGE, queue=parking.name, routing_key=parking_key(queue, spec.parking)
             ),
-            *(Binding(exchange=delay_name(ms), queue=delay_name(ms), routing_key="") for ms in rungs),
+            *(Binding(exchange=delay_name(ms), queue=delay_name(ms), routing_key="") for ms in delays),
         ),
     )
 
@@ -268,16 +164,6 @@ def _parking_queue(queue: str, spec: PolicySpec) -> Queue:
     return Queue(name=parked, arguments=_KEPT)
 
 
-def _permissions(step: Exchange | Queue, other: str | int | None) -> tuple[str, ...]:
-    """Return what it takes to declare or check *step*, which hands messages on to the exchange *other*."""
-    entity = step.entity
-    if step.passive:
-        # Any of them since 4.3.1, none of them before 4.2.6 (rabbitmq-server#16085, #16272).
-        return (f"configure, write or read on {entity}",)
-    own = f"configure on {entity}"
-    return (own,) if other is None else (own, f"read on {entity}", f"write on exchange {other!r}")
-
-
 def _delay_queue(ms: int) -> Queue:
     # No x-dead-letter-routing-key: the key of the copy, which names the consumed queue, has to survive.
     return Queue(
@@ -290,3 +176,15 @@ def _delay_queue(ms: int) -> Queue:
             "x-overflow": "reject-publish",
         },
     )
+
+
+def _climbed(retry: Retry) -> tuple[int, ...]:
+    """Return the rungs on which the backoff of *retry* can make a message wait."""
+    spans = list(retry.backoff.spans(retry.attempts))
+    steps = [(rung(low, RUNGS) or 0, rung(high, RUNGS) or 0) for low, high in spans]
+    climbed = {ms for ms in RUNGS for low, high in steps if low <= ms <= high}
+    if any(high * 1000 > RUNGS[-1] for _, high in spans):
+        climbed.update(_LAST_LEGS)
+    if retry.classic_guard and retry.attempts > 1:
+        climbed.add(RUNGS[0])
+    return tuple(sorted(climbed))

@@ -27,7 +27,7 @@ def telling(callback: object) -> Any:  # noqa: ANN401 - a callable with an attri
 
 def terms(prefetch: int) -> Terms:
     """Terms that can be told apart by their prefetch."""
-    return Terms(spec=PolicySpec(prefetch=prefetch))
+    return Terms.of(PolicySpec(prefetch=prefetch))
 
 
 ORDERS = Consumer(queue="orders")
@@ -161,7 +161,7 @@ def test_ordinary_arguments_are_no_objection() -> None:
 )
 def test_policy_that_parks_elsewhere_stands_on_private_queues(consumer: Consumer) -> None:
     """Where what fails has a place to outlive the queue, nothing is lost: by wrap, by name and by glob."""
-    parking = Terms(spec=PolicySpec(parking="orders.dlq"))
+    parking = Terms.of(PolicySpec(parking="orders.dlq"))
     bound = Bound(handle, settling(parking, "return"))
     assert bound == Policies().bind(Guarded(handle, parking, None, print), consumer)
     passed = telling(Guarded(handle, parking, None, print))
@@ -172,7 +172,7 @@ def test_policy_that_parks_elsewhere_stands_on_private_queues(consumer: Consumer
 
 def test_glob_passes_by_the_queue_in_which_it_parks(caplog: pytest.LogCaptureFixture) -> None:
     """A policy for everything does not apply to what has already failed under it."""
-    policies = Policies({"*": Terms(spec=PolicySpec(parking="orders.dlq"))})
+    policies = Policies({"*": Terms.of(PolicySpec(parking="orders.dlq"))})
     with caplog.at_level(logging.INFO, "otel_waybill"):
         assert Bound(handle, None) == policies.bind(handle, Consumer(queue="orders.dlq"))
     assert "it is the queue in which this policy parks" in caplog.text

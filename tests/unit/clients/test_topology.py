@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otel_waybill.clients.shared.topology import key
-from otel_waybill.core.spec import PolicySpec, Retry
+from otel_waybill.core.retry import Retry
+from otel_waybill.core.spec import PolicySpec
 from otel_waybill.core.topology import plan
 
 SPECS = st.builds(

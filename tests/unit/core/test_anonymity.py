@@ -43,6 +43,8 @@ def test_a_generated_name_is_anonymous(name: str) -> None:
         "123e4567e89b12d3a456426614174000",
         "amq_orders",
         "amq_123e4567e89b12d3a456426614174000x",
+        "amq_0x",
+        "amq_0x123e4567e89b12d3a4564266141740000",
     ],
 )
 def test_a_name_that_somebody_chose_is_not_anonymous(name: str) -> None:

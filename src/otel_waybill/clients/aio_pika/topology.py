@@ -14,8 +14,9 @@ from aiormq.exceptions import (
 
 from otel_waybill.clients.shared.ledger import Owned
 from otel_waybill.clients.shared.topology import Channel, Key, key, request
+from otel_waybill.core.declarations import Topology, refusal
 from otel_waybill.core.spec import PolicySpec
-from otel_waybill.core.topology import Topology, plan, refusal
+from otel_waybill.core.topology import plan
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable

@@ -6,8 +6,9 @@ from pika.adapters.blocking_connection import BlockingConnection
 from pika.exceptions import ChannelClosedByBroker
 
 from otel_waybill.clients.shared.topology import Key, key, request
+from otel_waybill.core.declarations import refusal
 from otel_waybill.core.spec import PolicySpec
-from otel_waybill.core.topology import plan, refusal
+from otel_waybill.core.topology import plan
 
 _prepared: WeakKeyDictionary[BlockingConnection, set[Key]] = WeakKeyDictionary()
 

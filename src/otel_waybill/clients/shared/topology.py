@@ -2,12 +2,13 @@
 
 from typing import Any, Protocol, TypeVar
 
-from otel_waybill.core.spec import PolicySpec, Retry, TopologyMode
-from otel_waybill.core.topology import Binding, Exchange, Queue, Step
+from otel_waybill.core.declarations import Binding, Exchange, Queue, Step
+from otel_waybill.core.spec import PolicySpec, TopologyMode
+from otel_waybill.core.topology import rungs
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
-Key = tuple[str, TopologyMode, str | None, Retry | None]
+Key = tuple[str, TopologyMode, str | None, tuple[int, ...]]
 Arguments = dict[str, Any]  # each client has a type of its own for what a value may be
 
 
@@ -28,7 +29,7 @@ class Channel(Protocol[T_co]):
 
 def key(queue: str, spec: PolicySpec) -> Key:
     """Return what the plan for *queue* depends on: what needs the same is prepared once."""
-    return queue, spec.topology, spec.parking, spec.retry
+    return queue, spec.topology, spec.parking, rungs(spec)
 
 
 def request(channel: Channel[T], step: Step) -> T:
