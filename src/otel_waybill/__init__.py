@@ -17,6 +17,8 @@ from otel_waybill.errors import (
     InvalidRequest,
     RetryAfter,
     TopologyMismatch,
+    TopologyMissing,
+    TopologyRefused,
     Unconfirmed,
     WaybillError,
 )
@@ -49,6 +51,8 @@ __all__ = [
     "RetryBudget",
     "Settings",
     "TopologyMismatch",
+    "TopologyMissing",
+    "TopologyRefused",
     "Unconfirmed",
     "Waybill",
     "WaybillError",

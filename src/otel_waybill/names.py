@@ -69,6 +69,7 @@ DELAY_PREFIX: Final = "waybill.delay.v1."
 RETURN_EXCHANGE: Final = "waybill.return.v1"
 UNROUTED: Final = "waybill.unrouted.v1"
 PARKING_EXCHANGE: Final = "waybill.parking.v1"
+PARKING_ANONYMOUS: Final = "waybill.anonymous."
 PARKED_SUFFIX: Final = ".parked"
 
 # Semantic conventions.

@@ -8,7 +8,8 @@ from otel_waybill.core.delivery import Outcome
 from otel_waybill.core.limits import ConcurrencyLimit, RateLimit
 from otel_waybill.core.retry import Retry
 from otel_waybill.core.rules import require
-from otel_waybill.core.spec import OnExpired, PolicySpec, Settle
+from otel_waybill.core.spec import Describe, OnExpired, PolicySpec, Settle, TopologyMode
+from otel_waybill.guard import harmless
 from otel_waybill.resilience.breaker import CircuitBreaker
 from otel_waybill.resilience.guarded import Guarded, Handler, Terms, settling
 
@@ -19,13 +20,14 @@ if TYPE_CHECKING:
 
 _PIKA_ARGUMENTS = 4
 
+_describing = harmless("describing an exception for parking")
+
 
 class Policy:
     """How a consumer treats its messages.
 
-    Every message that is delivered under a policy is handled, retried or parked in ``<queue>.parked``; none
-    is lost. Expired messages are parked before the handler starts. A policy may serve many consumers, on
-    either client.
+    Every message that is delivered under a policy is handled, retried or parked; none is lost. Expired
+    messages are parked before the handler starts. A policy may serve many consumers, on either client.
 
     Args:
         retry: how often a failed message runs again; None parks it on its first failure.
@@ -62,6 +64,17 @@ class Policy:
             seen by the handler, nor does it pass to what the handler publishes.
         refuse_publish: whether publishing in the handler raises `DeadlineExceeded` once the deadline has
             passed, in a program that is instrumented. By default what is half done can be finished.
+        topology: what is done at the broker when consuming starts. "declare": exchanges, queues and bindings
+            of ours are declared. "passive": nothing is declared, and what does not exist is an error; whether
+            it has the right arguments and bindings cannot be seen. "none": nothing is asked. What to declare
+            by other means then, and the permissions for each, are in ``docs/topology.md``.
+        parking: a queue of yours for what cannot be handled, instead of ``<queue>.parked``, of 1 to 237
+            bytes. It must exist; with "declare" it is bound to ``waybill.parking.v1``. With it a policy may
+            also stand on server-named and exclusive queues.
+        describe: called with the exception that parks a message; returns what of it to store in the header
+            ``waybill-exception-message``, of which 512 characters are kept, or None for nothing. By default
+            its text, ``str(error)``; give your own where that can hold secrets. If it raises, that is
+            logged once and nothing is stored.
 
     Raises:
         InvalidPolicy: a value is out of its range.
@@ -86,6 +99,9 @@ class Policy:
         trust: Trusted = "all",
         deadline: Inheritance = "inherit",
         refuse_publish: bool = False,
+        topology: TopologyMode = "declare",
+        parking: str | None = None,
+        describe: Describe = str,
     ) -> None:
         require(
             rule="a callable fallback, or None", holds=fallback is None or callable(fallback), seen=fallback
@@ -107,6 +123,9 @@ class Policy:
             trust=trusting(trust),
             deadline=deadline,
             refuse_publish=refuse_publish,
+            topology=topology,
+            parking=parking,
+            describe=_harmless(describe),
         )
         self.terms = Terms.of(spec, breaker=breaker, fallback=fallback)
 
@@ -188,6 +207,19 @@ class Policy:
 
     def _own(self) -> Terms:
         return settling(self.terms, "return")
+
+
+def _harmless(describe: Describe) -> Describe:
+    if describe is str:  # which raises only what the exception's own text does
+        return describe
+    require(rule="a callable to describe exceptions", holds=callable(describe), seen=describe)
+
+    def described(error: BaseException) -> str | None:
+        with _describing:
+            return describe(error)
+        return None
+
+    return described
 
 
 def _deliver(guarded: Guarded, *delivery: Any) -> object:  # noqa: ANN401 - the arguments of whichever client calls

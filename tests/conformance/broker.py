@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 import pika
@@ -13,7 +13,9 @@ from pika.exceptions import ChannelClosedByBroker, ConnectionClosedByBroker
 from conformance.clients.pika_blocking import neutral
 from conformance.protocol import PATIENCE, Client, Properties, idle, until
 from conformance.wire import Anything
-from otel_waybill import names
+from otel_waybill import Policy, names
+from otel_waybill.clients.shared.topology import request
+from otel_waybill.core.topology import plan
 
 PARKED = ".parked"
 TRACE_HEADERS = frozenset({"traceparent", "tracestate", "baggage"})
@@ -49,6 +51,11 @@ class Broker:
         """Declare a durable quorum queue, or another kind."""
         self._channel.queue_declare(queue, durable=True, arguments={"x-queue-type": "quorum", **arguments})
 
+    def private_queue(self) -> str:
+        """Declare a queue that nobody else may use, and return its name."""
+        name: str = self._channel.queue_declare("", exclusive=True).method.queue
+        return name
+
     def bind(self, queue: str, exchange: str, routing_key: str) -> None:
         """Bind *queue* to a topic exchange, which vanishes with its last binding."""
         self._channel.exchange_declare(exchange, "topic", auto_delete=True)
@@ -59,6 +66,15 @@ class Broker:
         unrouted = {"alternate-exchange": names.UNROUTED}
         self._channel.exchange_declare(names.RETURN_EXCHANGE, "direct", durable=True, arguments=unrouted)
         self._channel.queue_bind(queue, names.RETURN_EXCHANGE, queue)
+
+    def prepare(self, queue: str, policy: Policy) -> None:
+        """Declare what *policy* needs on *queue*, as an administrator does."""
+        for step in plan(queue, replace(policy.terms.spec, topology="declare")).steps:
+            request(self._channel, step)
+
+    def exists(self, queue: str) -> bool:
+        """Return whether there is such a queue."""
+        return self._count(queue) is not None
 
     def delete(self, queue: str) -> None:
         """Delete *queue* and where its messages are parked."""
@@ -130,11 +146,14 @@ class Broker:
         return connection, connection.channel()
 
     def _ready(self, queue: str) -> int:
+        return self._count(queue) or 0
+
+    def _count(self, queue: str) -> int | None:
         try:
             count: int = self._channel.queue_declare(queue, passive=True).method.message_count
         except ChannelClosedByBroker:
             self._channel = self._connection.channel()
-            return 0
+            return None
         return count
 
 

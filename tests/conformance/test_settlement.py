@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 
 import otel_waybill as waybill
-from conformance.broker import PARKED, Broker, wait_for_parked
+from conformance.broker import Broker, wait_for_parked
 from conformance.clients.registry import clients_that
 from conformance.protocol import Client, Received, idle, publish, until
 from conformance.telemetry import Telemetry, facts
 from conformance.ways import BY_NAME, WRAP, Way, consuming
-from otel_waybill import Backoff, InvalidPolicy, Outcome, Policy, Result, Retry, TopologyMismatch, names
+from otel_waybill import Backoff, InvalidPolicy, Outcome, Policy, Result, Retry, names
 from otel_waybill.core.spec import Settle
 
 RETRY = Retry(attempts=3, backoff=Backoff(first=0.2, ceiling=0.2, jitter="none"))
@@ -345,28 +345,6 @@ def test_policy_needs_a_bounded_prefetch(client: Client, telemetry: Telemetry, q
     client.prefetch(0)
     with pytest.raises(InvalidPolicy, match="prefetch"):
         client.consume(queue, Policy().wrap(callback) if way.name == WRAP.name else callback)
-
-
-def test_existing_parking_of_another_kind_is_a_clear_error(
-    client: Client, telemetry: Telemetry, queue: str, way: Way, broker: Broker
-) -> None:
-    """A parking queue with other arguments stops the consumer before it starts, and nothing else."""
-    seen = []
-
-    async def handle(message: Received) -> None:
-        seen.append(message.body)
-        await message.ack()
-
-    broker.declare(queue + PARKED, **{"x-queue-type": "classic"})
-    with pytest.raises(TopologyMismatch) as caught:
-        way.consume(queue, handle, Policy())
-    assert f"queue '{queue}{PARKED}'" == caught.value.entity
-    assert "inequivalent arg" in caught.value.reply
-
-    client.consume(queue + PARKED, client.native(handle))
-    publish(client, queue + PARKED, b"still works")
-    until(client, lambda: telemetry.spans("ack"))
-    assert [b"still works"] == seen
 
 
 def test_globs_apply_where_a_policy_can_stand(

@@ -34,6 +34,8 @@ from otel_waybill import (
     Retry,
     Settings,
     TopologyMismatch,
+    TopologyMissing,
+    TopologyRefused,
     Unconfirmed,
     Waybill,
     WaybillError,
@@ -54,6 +56,9 @@ orders = Policy(
     trust={"shop", "billing"},
     deadline="ignore",
     refuse_publish=True,
+    topology="passive",
+    parking="orders.dlq",
+    describe=lambda error: None if isinstance(error, TimeoutError) else type(error).__name__,
 )
 Policy(trust="all")
 Policy(trust=["shop"])
@@ -61,11 +66,15 @@ Policy(trust=("shop", "billing"))
 Policy(trust=frozenset({"shop"}))
 Policy(trust="none")
 Policy()
+Policy(describe=repr)
 
 Policy(trust="some")  # type: ignore[arg-type]
 Policy(trust=None)  # type: ignore[arg-type]
 Policy(deadline="never")  # type: ignore[arg-type]
 Policy(settle="never")  # type: ignore[arg-type]
+Policy(topology="check")  # type: ignore[arg-type]
+Policy(parking=True)  # type: ignore[arg-type]
+Policy(describe=len)  # type: ignore[arg-type]
 Policy(retry=5)  # type: ignore[arg-type]
 Policy(Retry())  # type: ignore[call-arg]
 Policy(breaker="payments")  # type: ignore[arg-type]
@@ -213,6 +222,17 @@ def usual(error: TimeoutError | ValueError) -> float:
     return len(error.args)
 
 
+def different(error: TopologyMismatch) -> str:
+    """Tell what to change."""
+    assert_type(error.wanted, str | None)
+    return f"{error.found}" + (assert_type(error.argument, str | None) or "")
+
+
+def lacking(error: TopologyRefused) -> tuple[str, ...]:
+    """Tell what to ask an administrator for."""
+    return assert_type(error.needs, tuple[str, ...])
+
+
 def errors(error: WaybillError) -> float | str | None:
     """Tell what each error knows."""
     match error:
@@ -220,7 +240,7 @@ def errors(error: WaybillError) -> float | str | None:
             return assert_type(error.overdue, float) + usual(error)
         case CircuitOpen():
             return assert_type(error.retry_after, float) or assert_type(error.breaker, str)
-        case TopologyMismatch():
+        case TopologyMismatch() | TopologyMissing() | TopologyRefused():
             return assert_type(error.entity, str) + assert_type(error.reply, str)
         case Unconfirmed():
             return assert_type(error.reply, str)

@@ -59,6 +59,7 @@ def test_the_telemetry_reference_is_complete() -> None:
         f"at most {headers._LONGEST_NUMBER} digits",
         f"UTF-8 of at most {headers.LONGEST_TEXT} octets",
         f"1 to {waybill.LONGEST_REQUEST_ID} printable ASCII characters",
+        f"at most {copies.LARGEST_FACTS} octets",
         f"the text cut to {copies.LONGEST_EXCEPTION_MESSAGE} characters",
         f"a maximum of its own ({PolicySpec().max_deadline / 3600:g} h here)",
         f"({PolicySpec().skew_tolerance:g} s here)",
@@ -77,7 +78,7 @@ def test_the_wire_format_makes_up_no_header_and_no_baggage_member() -> None:
     known = {value for name, value in vars(names).items() if name.isupper() and isinstance(value, str)}
     rungs = {topology.delay_name(milliseconds) for milliseconds in RUNGS}
 
-    assert set() == spelled - known - rungs - {"waybill.delay.v1"}
+    assert set() == spelled - known - rungs - {"waybill.delay.v1", "waybill.anonymous"}
 
 
 def test_the_telemetry_reference_tells_what_each_metric_is() -> None:

@@ -49,8 +49,8 @@ def _read(document: Mapping[str, object]) -> PolicyFile:
         for name, each in table(document.get("breakers", {}), "breakers").items()
     }
     policies = {
-        # A fallback is code, and there is none in a file.
-        name: read(PolicySpec, each, joined("policies", name), fallback=False)
+        # Fallbacks and descriptions are code, and there is none in a file.
+        name: read(PolicySpec, each, joined("policies", name), fallback=False, describe=str)
         for name, each in table(document.get("policies", {}), "policies").items()
     }
     for name, spec in policies.items():

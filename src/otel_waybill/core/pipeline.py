@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from otel_waybill import names
 from otel_waybill.core import copies, verdicts
 from otel_waybill.core.bounds import bounds, reached
 from otel_waybill.core.delivery import Delivery, Instant, Outcome, Reason, Result
@@ -18,7 +17,7 @@ from otel_waybill.core.gate import CONCURRENCY, NO_LIMITS, Gate, Limits, Refusal
 from otel_waybill.core.presence import Presence
 from otel_waybill.core.rulings import Again, Budget, Case, Cost, Ignored, Parked
 from otel_waybill.core.spec import PolicySpec
-from otel_waybill.core.topology import delay_name, rungs
+from otel_waybill.core.topology import rungs
 from otel_waybill.core.verdicts import Ack, GiveBack, Leave, Republish, Run, Settled, Step, Wait
 from otel_waybill.core.waybill import Waybill
 from otel_waybill.errors import CircuitOpen
@@ -198,8 +197,8 @@ class Execution:
             return self._wait_here(ruling, again, now)
         result = Result.RETRIED if ruling.cost is Cost.ATTEMPT else Result.DEFERRED
         outcome = self._outcome(result, ruling.error, delay=ruling.seconds)
-        headers = copies.retry_headers(self._delivery, again, now.wall)
-        return self._republish(delay_name(ruling.rung), headers, again, outcome, now)
+        copy = copies.to_ladder(self._delivery, again, ruling.rung, outcome, now.wall)
+        return self._republish(copy, now)
 
     def _wait_here(self, ruling: Again, again: Waybill, now: Instant) -> Step:
         """Hold the same delivery: the wait is too short for the broker, or the order is kept."""
@@ -220,19 +219,13 @@ class Execution:
     def _to_parking(self, parked: Parked, now: Instant) -> Step:
         outcome = self._outcome(Result.PARKED, parked.error, reason=parked.reason)
         waybill = self._identified()
-        headers = copies.parking_headers(self._delivery, waybill, outcome, now.wall)
-        return self._republish(names.PARKING_EXCHANGE, headers, waybill, outcome, now)
+        return self._republish(copies.to_parking(self._delivery, waybill, outcome, self._spec, now.wall), now)
 
-    def _republish(
-        self, exchange: str, headers: dict[str, object], waybill: Waybill, outcome: Outcome, now: Instant
-    ) -> Step:
-        key = self._delivery.queue or ""
-        self._copy = Republish(
-            exchange=exchange, routing_key=key, headers=headers, waybill=waybill, outcome=outcome
-        )
+    def _republish(self, copy: Republish, now: Instant) -> Step:
+        self._copy = copy
         self._copy_since = now.monotonic
         self._turn.leave()
-        return Step(self._copy, self._presence.released())
+        return Step(copy, self._presence.released())
 
     def _copied(self, now: Instant) -> Step:
         copy = self._copy

@@ -1,9 +1,11 @@
 """Policies as frozen values: checked when they are made, with the rule and the unit in the message."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
+from otel_waybill import names
 from otel_waybill.core.belief import (
     LONGEST_DEADLINE,
     SKEW_TOLERANCE,
@@ -18,6 +20,11 @@ from otel_waybill.core.rules import one_of, require
 
 Settle = Literal["return", "handler"]
 OnExpired = Literal["park", "run", "ack", "fallback"]
+TopologyMode = Literal["declare", "passive", "none"]
+Describe = Callable[[BaseException], str | None]
+"""Puts a failure into words that may be stored with a parked message; None for no words."""
+
+_LONGEST_PARKING: Final = 255 - len(names.PARKING_ANONYMOUS)  # bytes; AMQP's limit for the key made of it
 
 _SMALLEST_PREFETCH: Final = 20
 # One that runs and one that is ready: whoever waits behind a message in its backoff is held all the while.
@@ -96,6 +103,10 @@ class PolicySpec:
         trust: whose end-to-end facts are believed.
         deadline: whether a deadline that arrives is taken over.
         refuse_publish: whether a handler may publish no more once its deadline has passed.
+        topology: what is done at the broker when consuming starts: "declare" what is needed, be "passive"
+            and only check that it exists, or "none".
+        parking: the queue for what cannot be handled, 1 to 237 bytes; None is ``<queue>.parked``.
+        describe: called with what a handler raised; returns what a parked message tells of it.
     """
 
     retry: Retry | None = None
@@ -114,6 +125,9 @@ class PolicySpec:
     trust: Trust = "all"
     deadline: Inheritance = "inherit"
     refuse_publish: bool = False
+    topology: TopologyMode = "declare"
+    parking: str | None = None
+    describe: Describe = str
 
     def __post_init__(self) -> None:
         require(
@@ -134,6 +148,12 @@ class PolicySpec:
         one_of("on_expired", self.on_expired, get_args(OnExpired))
         one_of("deadline", self.deadline, get_args(Inheritance))
         trusting(self.trust)
+        one_of("topology", self.topology, get_args(TopologyMode))
+        require(
+            rule=f"a name of 1 to {_LONGEST_PARKING} bytes for the parking queue",
+            holds=self.parking is None or 1 <= len(self.parking.encode()) <= _LONGEST_PARKING,
+            seen=self.parking,
+        )
         require(
             rule="a fallback for on_expired='fallback'",
             holds=self.fallback or self.on_expired != "fallback",

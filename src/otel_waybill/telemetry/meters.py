@@ -5,6 +5,7 @@ from types import MappingProxyType
 from opentelemetry.metrics import Histogram, Meter
 
 from otel_waybill import names
+from otel_waybill.core.anonymity import is_anonymous
 from otel_waybill.core.events import (
     BreakerChanged,
     ClockSkewed,
@@ -18,7 +19,7 @@ from otel_waybill.core.events import (
     RunStarted,
     Unconfirmed,
 )
-from otel_waybill.telemetry.semconv import Shape, Value, is_anonymous
+from otel_waybill.telemetry.semconv import Shape, Value
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
 """The buckets that the conventions ask for."""

@@ -6,7 +6,6 @@ worth remembering.
 """
 
 import asyncio
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -15,20 +14,15 @@ from typing import Final, NamedTuple, TypeAlias
 from opentelemetry.trace import SpanKind
 
 from otel_waybill import names
+from otel_waybill.core.anonymity import is_anonymous
 
 Value: TypeAlias = str | int | bool
 Attribute: TypeAlias = Value | tuple[str, ...]
 
 _SYSTEM: Final = "rabbitmq"
 _DEFAULT_EXCHANGE: Final = "amq.default"
-# Names that some program made up for one queue. The first line is the rule of the OpenTelemetry Java
-# instrumentation (broker, Spring AMQP, Spring Cloud Stream, bare UUID); aio-pika's ``amq_``, a number in its
-# earlier versions, and the reply addresses of direct reply-to are as unbounded and missing there.
-_ANONYMOUS: Final = re.compile(
-    r"(amq\.gen-|spring\.gen-).*|.*\.anonymous\.[\w-]{22}|HEX{8}(-HEX{4}){3}-HEX{12}"
-    r"|amq_(HEX{32}|0xHEX{1,32})|amq\.rabbitmq\.reply-to\..*".replace("HEX", "[0-9a-fA-F]"),
-    re.ASCII | re.DOTALL,
-)
+# Entries; more routing keys than this are in nobody's steady state, and a miss costs microseconds.
+_REMEMBERED: Final = 1024
 
 
 class Endpoint(NamedTuple):
@@ -197,11 +191,6 @@ def consume_destination(exchange: str, routing_key: str, queue: str | None) -> D
         queue: what was consumed from; None when that is not known.
     """
     return _destination(exchange, routing_key, queue or "")
-
-
-def is_anonymous(name: str) -> bool:
-    """Return whether *name*, of a queue or a routing key, was generated for one use."""
-    return _ANONYMOUS.fullmatch(name) is not None
 
 
 def error_type(error: BaseException) -> str:

@@ -673,6 +673,18 @@ def test_unknown_report_is_a_fault() -> None:
 # Whatever happens, in whatever order.
 
 
+def test_policy_says_where_to_park_and_in_which_words() -> None:
+    """Generated names share a key at a queue of the user's, and the text of an exception is the policy's."""
+    nameless = DELIVERY._replace(queue="amq.gen-JzTY20BRgKO-HjmUJj0wLg")
+    spec = PolicySpec(settle="return", parking="orders.dlq", describe=lambda _: "no details")
+    for delivery, key in ((DELIVERY, "orders"), (nameless, "waybill.anonymous.orders.dlq")):
+        story = Story(spec, delivery)
+        story.begin()
+        copy = the(Republish, story.tell(Raised(ValueError("secret"), None)))
+        assert (names.PARKING_EXCHANGE, key) == (copy.exchange, copy.routing_key)
+        assert "no details" == copy.headers[names.HEADER_EXCEPTION_MESSAGE]
+
+
 class Life(RuleBasedStateMachine):
     """One delivery under a random policy, to which anything happens that can happen."""
 

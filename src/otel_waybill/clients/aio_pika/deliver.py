@@ -169,7 +169,7 @@ def _work(recorder: Recorder, message: IncomingMessage, queue: Queue, *, acknowl
 
 async def _prepare(channel: AbstractChannel, queue: str, terms: Terms) -> None:
     """Have everything ready that a failure will need: nothing is declared at that moment."""
-    await topology.declare(channel.connection, queue, terms.spec)
+    await topology.prepare(channel.connection, queue, terms.spec)
     await copies(channel.connection).open()
 
 

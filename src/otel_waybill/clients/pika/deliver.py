@@ -154,7 +154,7 @@ def _prepare(channel: BlockingChannel, queue: str, terms: Terms) -> None:
     """Have everything ready that a failure will need: nothing is declared at that moment."""
     # Its answer comes before that to a declaration that is made after it.
     copies(channel.connection)
-    topology.declare(channel.connection, queue, terms.spec)
+    topology.prepare(channel.connection, queue, terms.spec)
     _watch(channel._impl)
 
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
+from otel_waybill.core.spec import PolicySpec
+from otel_waybill.core.topology import misplaced
 from otel_waybill.errors import InvalidPolicy
 from otel_waybill.resilience.guarded import Guarded, Handler, Terms, settling
-from otel_waybill.telemetry.semconv import is_anonymous
 
 _log = logging.getLogger("otel_waybill")
 _GLOB = frozenset("*?[")
@@ -26,19 +27,18 @@ class Consumer:
     asynchronous: bool = False
     arguments: Mapping[str, object] | None = None
 
-    def objection(self) -> str | None:
-        """Return why no policy can stand here, or None."""
-        generated = self.exclusive or is_anonymous(self.queue)
+    def objection(self, spec: PolicySpec) -> str | None:
+        """Return why the policy *spec* cannot stand here, or None."""
         stream = "x-stream-offset" in (self.arguments or {})
         objections = {
             "the queue has no name here; name it, so that copies find their way back": not self.queue,
             "its messages are taken by iteration; handle each of them with policy.run(...)": self.pulled,
             "pika's asynchronous channels cannot run one yet; use a BlockingConnection": self.asynchronous,
             "it consumes without acknowledgements, so nothing could be retried": not self.acknowledges,
-            "the queue is server-named or exclusive, so a copy could outlive it": generated,
             "it is a stream, which is read rather than consumed": stream,
         }
-        return next((objection for objection, holds in objections.items() if holds), None)
+        first = next((objection for objection, holds in objections.items() if holds), None)
+        return first or misplaced(self.queue, spec, exclusive=self.exclusive)
 
 
 class Bound(NamedTuple):
@@ -76,19 +76,20 @@ class Policies:
         """
         if self._problem is not None:
             raise copy(self._problem)
-        objection = consumer.objection()
         if isinstance(callback, Guarded):
-            _refuse(consumer, objection)
+            _check(consumer, callback.terms)
             return Bound(callback.handler, settling(callback.terms, "return"))
-        if any(isinstance(inner, Guarded) for inner in _wrapped_by(callback)):
-            _refuse(consumer, objection)
-            return Bound(callback, None, passed=True)
+        for inner in _wrapped_by(callback):
+            if isinstance(inner, Guarded):
+                _check(consumer, inner.terms)
+                return Bound(callback, None, passed=True)
         named = self._terms.get(consumer.queue)
         if named is not None:
-            _refuse(consumer, objection)
+            _check(consumer, named)
             return Bound(callback, settling(named, "handler"))
         for pattern, terms in self._globs.items():
             if fnmatchcase(consumer.queue, pattern):
+                objection = consumer.objection(terms.spec)
                 if objection is None:
                     return Bound(callback, settling(terms, "handler"))
                 _log.info("policy %r does not apply to queue %r: %s", pattern, consumer.queue, objection)
@@ -119,7 +120,8 @@ def check_prefetch(seen: int | None, queue: str) -> None:
         raise InvalidPolicy(msg)
 
 
-def _refuse(consumer: Consumer, objection: str | None) -> None:
+def _check(consumer: Consumer, terms: Terms) -> None:
+    objection = consumer.objection(terms.spec)
     if objection is not None:
         msg = f"a policy cannot stand on queue {consumer.queue!r}: {objection}"
         raise InvalidPolicy(msg)
