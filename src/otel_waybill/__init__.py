@@ -5,7 +5,9 @@ from otel_waybill.clients.pika.instrumentor import PikaInstrumentor
 from otel_waybill.config import Settings
 from otel_waybill.context import check, current, deadline, detached, remaining, request
 from otel_waybill.core.backoff import Backoff
+from otel_waybill.core.breaker import State as BreakerState
 from otel_waybill.core.delivery import Outcome, Reason, Result
+from otel_waybill.core.events import BreakerChanged
 from otel_waybill.core.spec import Retry
 from otel_waybill.core.waybill import Waybill
 from otel_waybill.errors import (
@@ -25,6 +27,8 @@ from otel_waybill.telemetry.hooks import Hooks, Message
 __all__ = [
     "AioPikaInstrumentor",
     "Backoff",
+    "BreakerChanged",
+    "BreakerState",
     "CircuitBreaker",
     "CircuitOpen",
     "DeadlineExceeded",

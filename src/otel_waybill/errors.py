@@ -34,16 +34,20 @@ class CircuitOpen(WaybillError):  # noqa: N818 - the established name of this re
 
     Attributes:
         breaker: the name of the breaker.
-        retry_after: seconds until it is worth trying again.
+        retry_after: seconds until it is worth trying again, above 0. An open breaker lets a probe in from
+            then on. Where nobody knows when, as in one that is forced open or whose probes are running, it
+            is how long to wait before asking again.
+        defer: whether a handler that this stops is to be retried without counting an attempt.
     """
 
-    def __init__(self, breaker: str, retry_after: float) -> None:
-        super().__init__(breaker, retry_after)
+    def __init__(self, breaker: str, retry_after: float, defer: bool = False) -> None:  # noqa: FBT001, FBT002 - args of an exception are positional
+        super().__init__(breaker, retry_after, defer)
         self.breaker = breaker
         self.retry_after = retry_after
+        self.defer = defer
 
     def __str__(self) -> str:
-        return f"breaker {self.breaker!r} is open; next probe in {self.retry_after:.1f} s, call not run"
+        return f"breaker {self.breaker!r} is open; try again in {self.retry_after:.1f} s, call not run"
 
 
 class TopologyMismatch(InvalidPolicy):

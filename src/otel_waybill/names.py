@@ -113,6 +113,7 @@ METRIC_HELD: Final = "waybill.deliveries.held"
 METRIC_RUNNING: Final = "waybill.deliveries.running"
 METRIC_CONFIRM_DURATION: Final = "waybill.confirm.duration"
 METRIC_UNCONFIRMED: Final = "waybill.copies.unconfirmed"
+METRIC_BREAKER_CALLS: Final = "waybill.breaker.calls"
 METRIC_BREAKER_STATE: Final = "waybill.breaker.state"
 METRIC_HEADERS_INVALID: Final = "waybill.headers.invalid"
 
@@ -128,7 +129,9 @@ HEADER: Final = "waybill.header"
 HELD: Final = "waybill.held_ms"
 BREAKER_NAME: Final = "waybill.breaker.name"
 BREAKER_STATE: Final = "waybill.breaker.state"
+BREAKER_OUTCOME: Final = "waybill.breaker.outcome"
 BREAKER_PREVIOUS_STATE: Final = "waybill.breaker.previous_state"
+BREAKER_TRIGGER: Final = "waybill.breaker.trigger"
 EVENT_BREAKER: Final = "waybill.breaker"
 
 # Environment.

@@ -3,7 +3,7 @@
 from typing import Protocol
 
 from otel_waybill.core.breaker import Admission, Permit
-from otel_waybill.core.events import BreakerChanged
+from otel_waybill.core.events import BreakerEvent
 
 
 class Gate(Protocol):
@@ -16,14 +16,16 @@ class Gate(Protocol):
     def acquire(self, now: float, u: float) -> Admission:
         """Ask to run one attempt."""
 
-    def succeed(self, permit: Permit, now: float) -> BreakerChanged | None:
-        """Report that the attempt succeeded."""
+    def succeed(self, permit: Permit, now: float, u: float) -> tuple[BreakerEvent, ...]:
+        """Report that the attempt succeeded, and return what there is to tell."""
 
-    def fail(self, permit: Permit, now: float, u: float) -> BreakerChanged | None:
-        """Report that the attempt failed."""
+    def fail(
+        self, permit: Permit, now: float, u: float, error: BaseException | None = None
+    ) -> tuple[BreakerEvent, ...]:
+        """Report that the attempt failed, with *error* if it raised, and return what there is to tell."""
 
-    def release(self, permit: Permit) -> None:
-        """Give the permit back, uncounted."""
+    def release(self, permit: Permit) -> tuple[BreakerEvent, ...]:
+        """Give the permit back, uncounted, and return what there is to tell."""
 
 
 class Turn:
@@ -48,22 +50,17 @@ class Turn:
         self.permit = admission.permit
         return admission
 
-    def succeed(self, now: float) -> tuple[BreakerChanged, ...]:
-        """Close the permit: the attempt succeeded. Return what that changed."""
+    def succeed(self, now: float, u: float) -> tuple[BreakerEvent, ...]:
+        """Close the permit: the attempt succeeded. Return what there is to tell."""
         permit, self.permit = self.permit, None
-        return () if self._gate is None or permit is None else _known(self._gate.succeed(permit, now))
+        return () if self._gate is None or permit is None else self._gate.succeed(permit, now, u)
 
-    def fail(self, now: float, u: float) -> tuple[BreakerChanged, ...]:
-        """Close the permit: the attempt failed. Return what that changed."""
+    def fail(self, error: BaseException | None, now: float, u: float) -> tuple[BreakerEvent, ...]:
+        """Close the permit: the attempt failed, with *error* if it raised. Return what there is to tell."""
         permit, self.permit = self.permit, None
-        return () if self._gate is None or permit is None else _known(self._gate.fail(permit, now, u))
+        return () if self._gate is None or permit is None else self._gate.fail(permit, now, u, error)
 
-    def release(self) -> None:
-        """Close the permit, uncounted."""
+    def release(self) -> tuple[BreakerEvent, ...]:
+        """Close the permit, uncounted. Return what there is to tell."""
         permit, self.permit = self.permit, None
-        if self._gate is not None and permit is not None:
-            self._gate.release(permit)
-
-
-def _known(changed: BreakerChanged | None) -> tuple[BreakerChanged, ...]:
-    return () if changed is None else (changed,)
+        return () if self._gate is None or permit is None else self._gate.release(permit)

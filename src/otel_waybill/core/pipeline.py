@@ -109,9 +109,9 @@ class Execution:
             case verdicts.Returned(settled=Settled.REFUSED):
                 return self._failed(None, now, u)
             case verdicts.Returned(settled=None):
-                return self._left_open() if self._spec.settle == "handler" else self._succeeded(now, Ack)
+                return self._left_open() if self._spec.settle == "handler" else self._succeeded(now, u, Ack)
             case verdicts.Returned() | verdicts.Raised() | verdicts.Cancelled():
-                return self._succeeded(now, Leave)  # acknowledged by the handler itself
+                return self._succeeded(now, u, Leave)  # acknowledged by the handler itself
         raise AssertionError(report)  # the match is exhaustive; mypy cannot see through its guards
 
     def _admit(self, now: Instant, u: float) -> Step:
@@ -146,24 +146,16 @@ class Execution:
 
     def _left_open(self) -> Step:
         # Nobody knows when, or whether, it will be settled: a permit kept until then might never come back.
-        self._turn.release()
-        return self._end(Leave, Result.OPEN, ())
+        return self._end(Leave, Result.OPEN, self._turn.release())
 
     def _abandon(self, verdict: type[GiveBack | Leave]) -> Step:
-        self._turn.release()
-        return self._end(verdict, Result.GIVEN_BACK, ())
+        return self._end(verdict, Result.GIVEN_BACK, self._turn.release())
 
-    def _succeeded(self, now: Instant, verdict: type[Ack | Leave]) -> Step:
-        return self._end(verdict, Result.HANDLED, self._turn.succeed(now.monotonic))
+    def _succeeded(self, now: Instant, u: float, verdict: type[Ack | Leave]) -> Step:
+        return self._end(verdict, Result.HANDLED, self._turn.succeed(now.monotonic, u))
 
     def _failed(self, error: BaseException | None, now: Instant, u: float) -> Step:
-        events: tuple[Event, ...] = ()
-        if isinstance(error, CircuitOpen):
-            # Some breaker refused a call: the dependency that this one guards had no say in it.
-            self._turn.release()
-        else:
-            events = self._turn.fail(now.monotonic, u)
-        events = (*events, *self._stopped())
+        events = (*self._turn.fail(error, now.monotonic, u), *self._stopped())
         step = self._after_failure(error, now, u)
         return Step(step.verdict, (*events, *step.events))
 
