@@ -158,7 +158,8 @@ class Breaker:
     def succeed(self, permit: Permit, now: float, u: float) -> tuple[BreakerEvent, ...]:
         """Close *permit*: its call ended well at *now*; *u* in [0, 1) is chance.
 
-        Only a slow one ever opens a breaker. Return what there is to tell; nothing if it was closed or void.
+        Return what there is to tell: how the call ended, unless *permit* was closed before, and what that
+        changed. Only a slow success ever opens a breaker.
         """
         return self._end(permit, now, u, failed=False)
 
@@ -168,7 +169,10 @@ class Breaker:
 
     def release(self, permit: Permit) -> tuple[BreakerEvent, ...]:
         """Close *permit* and count nothing; a probe gives its place to another."""
-        return self._ignored if self._close(permit) else ()
+        if not permit.open:
+            return ()
+        self._close(permit)
+        return self._ignored
 
     def override(self, trigger: Trigger) -> BreakerChanged:
         """Follow *trigger*, one of those that people pull, whatever the state; the counts start afresh."""
@@ -190,24 +194,25 @@ class Breaker:
         return len(self._running) + self._successes + self._failures < self._spec.probes
 
     def _end(self, permit: Permit, now: float, u: float, *, failed: bool) -> tuple[BreakerEvent, ...]:
-        if not self._close(permit):
+        if not permit.open:
             return ()
         slow = now - permit.since > self._slow_after
-        if permit.probe:
-            changed = self._count_probe(now, u, failed=failed or slow)
-        else:
-            changed = self._count(now, u, failed=failed, slow=slow)
         ended = self._failure if failed else self._slow if slow else self._success
+        counts = self.holds(permit)
+        self._close(permit)
+        changed = self._count(permit, now, u, failed=failed, slow=slow) if counts else None
         return ended if changed is None else (*ended, changed)
 
-    def _close(self, permit: Permit) -> bool:
-        held = self.holds(permit)
+    def _close(self, permit: Permit) -> None:
         permit.open = False
         if permit in self._running:
             self._running.remove(permit)
-        return held
 
-    def _count(self, now: float, u: float, *, failed: bool, slow: bool) -> BreakerChanged | None:
+    def _count(
+        self, permit: Permit, now: float, u: float, *, failed: bool, slow: bool
+    ) -> BreakerChanged | None:
+        if permit.probe:
+            return self._count_probe(now, u, failed=failed or slow)
         if self._state is State.DISABLED:
             return None
         self._window.add(now, failed=failed, slow=slow)

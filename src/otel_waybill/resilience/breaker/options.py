@@ -1,5 +1,6 @@
 """The settings of a breaker by name, and those that make one behave like hystrix."""
 
+from collections.abc import Callable
 from typing import TypedDict, Unpack
 
 from otel_waybill.core.matching import Errors
@@ -23,6 +24,8 @@ class BreakerOptions(TypedDict, total=False):
     probe_success: float
     probe_timeout: float
     defer: bool
+    clock: Callable[[], float]
+    chance: Callable[[], float]
 
 
 def hystrix(**chosen: Unpack[BreakerOptions]) -> BreakerOptions:
