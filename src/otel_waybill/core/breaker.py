@@ -28,7 +28,7 @@ class State(StrEnum):
     HALF_OPEN = "half-open"  # lets a few in, to see how they fare
     FORCED_OPEN = "forced-open"  # refuses all
     METRICS_ONLY = "metrics-only"  # lets all in, and tells when it would have opened
-    DISABLED = "disabled"  # lets all in and counts nothing
+    DISABLED = "disabled"  # lets all in, whatever comes of it
 
 
 class Trigger(StrEnum):
@@ -79,12 +79,14 @@ class Permit:
     """The right to make one call, valid until closed or until the breaker changes its state.
 
     Attributes:
-        generation: of the breaker's states, the one that gave it out.
+        breaker: who gave it out.
+        generation: of the breaker's states, the one in which it was given out.
         since: monotonic seconds at which its call began.
         probe: whether its call is to show how the dependency fares.
         open: whether it has not been closed; the breaker's to change.
     """
 
+    breaker: object
     generation: int
     since: float
     probe: bool = False
@@ -137,12 +139,12 @@ class Breaker:
     def acquire(self, now: float, u: float) -> Admission:
         """Let one call in at *now*, or say when it may ask again; *u* in [0, 1) is chance."""
         if self._lets_all_in:
-            return Admission(Permit(self._generation, now))
+            return Admission(Permit(self, self._generation, now))
         changed = None
         if self._state is State.OPEN and now >= self._open_until:
             changed = self._change(Trigger.RETRIED)
         if self._state is State.HALF_OPEN and self._has_place(now):
-            permit = Permit(self._generation, now, probe=True)
+            permit = Permit(self, self._generation, now, probe=True)
             self._running.append(permit)
             return Admission(permit, changed=changed)
         return Admission(None, retry_after=self._wait(now, u))
@@ -198,9 +200,13 @@ class Breaker:
             return ()
         slow = now - permit.since > self._slow_after
         ended = self._failure if failed else self._slow if slow else self._success
-        counts = self.holds(permit)
         self._close(permit)
-        changed = self._count(permit, now, u, failed=failed, slow=slow) if counts else None
+        if permit.generation != self._generation:
+            return ended
+        if permit.probe:
+            changed = self._count_probe(now, u, failed=failed or slow)
+        else:
+            changed = self._count(now, u, failed=failed, slow=slow)
         return ended if changed is None else (*ended, changed)
 
     def _close(self, permit: Permit) -> None:
@@ -208,15 +214,9 @@ class Breaker:
         if permit in self._running:
             self._running.remove(permit)
 
-    def _count(
-        self, permit: Permit, now: float, u: float, *, failed: bool, slow: bool
-    ) -> BreakerChanged | None:
-        if permit.probe:
-            return self._count_probe(now, u, failed=failed or slow)
-        if self._state is State.DISABLED:
-            return None
+    def _count(self, now: float, u: float, *, failed: bool, slow: bool) -> BreakerChanged | None:
         self._window.add(now, failed=failed, slow=slow)
-        if (failed or slow) and self._is_too_bad(now):
+        if (failed or slow) and Trigger.TRIPPED in TRANSITIONS[self._state] and self._is_too_bad(now):
             return self._open(Trigger.TRIPPED, now, u)
         return None
 

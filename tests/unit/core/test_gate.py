@@ -9,7 +9,7 @@ from otel_waybill.core.events import BreakerChanged, BreakerEvent
 from otel_waybill.core.gate import Turn
 
 CHANGED = BreakerChanged(breaker="payments", before="closed", after="open", trigger="tripped")
-PERMIT = Permit(generation=1, since=0.0)
+PERMIT = Permit(breaker=None, generation=1, since=0.0)
 NOW, CHANCE, ERROR = 12.0, 0.5, ValueError()
 
 CLOSINGS: dict[str, Callable[[Turn], object]] = {

@@ -85,7 +85,7 @@ class Turnstile:
         del u
         if self.refusals:
             return Admission(permit=None, retry_after=self.refusals.pop(0), changed=self.changed)
-        permit = Permit(generation=1, since=now)
+        permit = Permit(breaker=None, generation=1, since=now)
         self.closed[permit] = []
         return Admission(permit=permit, changed=self.changed)
 

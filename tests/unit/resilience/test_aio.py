@@ -86,7 +86,7 @@ class Gate:
         del u
         if self.refusals:
             return Admission(permit=None, retry_after=self.refusals.pop(0))
-        return Admission(permit=Permit(generation=1, since=now))
+        return Admission(permit=Permit(breaker=None, generation=1, since=now))
 
     def succeed(self, permit: Permit, now: float, u: float) -> tuple[BreakerEvent, ...]:
         """Note a success."""

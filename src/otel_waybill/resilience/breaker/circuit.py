@@ -23,7 +23,6 @@ from otel_waybill.resilience import hub
 from otel_waybill.resilience.breaker import uses
 from otel_waybill.resilience.breaker.decorating import F, around
 from otel_waybill.resilience.breaker.options import BreakerOptions, hystrix
-from otel_waybill.resilience.breaker.uses import Loan, Use
 
 Listener = Callable[[BreakerChanged], object]
 
@@ -214,7 +213,7 @@ class CircuitBreaker:
         twice, and take two places where there may be one. What the inner block counts closes the permit;
         when it counts nothing, the permit goes back and the policy decides.
         """
-        return uses.lending(Loan(breaker=self, permit=permit))
+        return uses.lending(permit)
 
     def __enter__(self) -> Self:
         uses.enter(self._borrow() or self._ask())
@@ -223,11 +222,11 @@ class CircuitBreaker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        use = uses.leave(self)
-        if use is None:
+        permit = uses.leave(self._core)
+        if permit is None:
             return
         now, u = self._clock(), self._chance()
-        events = self.succeed(use.permit, now, u) if error is None else self._raised(use, now, u, error)
+        events = self.succeed(permit, now, u) if error is None else self._raised(permit, now, u, error)
         for event in events:
             hub.emit(event)
 
@@ -248,36 +247,35 @@ class CircuitBreaker:
         """
         return around(self, function)
 
-    def _borrow(self) -> Use | None:
-        for loan in uses.loans(self):
+    def _borrow(self) -> Permit | None:
+        for loan in uses.loans(self._core):
             with self._lock:
                 # One that a change of state has voided lets nobody in: ask like everybody else.
                 if loan.free and self._core.holds(loan.permit):
                     loan.free = False
                     self._core.restart(loan.permit, self._clock())
-                    return Use(self, loan.permit, loan)
+                    return loan.permit
         return None
 
-    def _ask(self) -> Use:
+    def _ask(self) -> Permit:
         admission = self.acquire(self._clock(), self._chance())
         if admission.changed is not None:
             hub.emit(admission.changed)
         if admission.permit is None:
             hub.emit(BreakerCalled(breaker=self._name, outcome=CallOutcome.REFUSED))
             raise CircuitOpen(self._name, admission.retry_after, self.spec.defer)
-        return Use(self, admission.permit)
+        return admission.permit
 
     def _judge(self, error: BaseException) -> CallOutcome:
         with _judging:
             return self.spec.judge(error)
         return CallOutcome.FAILURE
 
-    def _raised(self, use: Use, now: float, u: float, error: BaseException) -> tuple[BreakerEvent, ...]:
+    def _raised(self, permit: Permit, now: float, u: float, error: BaseException) -> tuple[BreakerEvent, ...]:
         outcome = self._judge(error)
-        if outcome is CallOutcome.IGNORED and use.loan is not None:
-            use.loan.free = True
+        if outcome is CallOutcome.IGNORED and uses.give_back(permit):
             return ()
-        return self._close(use.permit, now, u, outcome)
+        return self._close(permit, now, u, outcome)
 
     def _close(self, permit: Permit, now: float, u: float, outcome: CallOutcome) -> tuple[BreakerEvent, ...]:
         with self._lock:

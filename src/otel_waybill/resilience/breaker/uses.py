@@ -1,4 +1,4 @@
-"""Which blocks of which breakers are running here, and which permits a policy has lent to them.
+"""Which permits let the running code in, and which ones its policy has lent to it.
 
 Kept in the context of the running code and not on the breaker, so that blocks may nest and overlap. The
 stacks are immutable: a task or thread that starts inside a block inherits them, and changes only its own.
@@ -10,55 +10,36 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Final
 
-from otel_waybill.core.breaker import Permit
+from otel_waybill.core.breaker import Breaker, Permit
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Loan:
-    """A permit of a running policy, which the first block inside may use; shared by copied contexts.
+    """A permit of a running policy, which the first block inside may use; shared by copied contexts."""
 
-    Attributes:
-        breaker: whose permit it is.
-        permit: the permit.
-        free: whether no block uses it.
-    """
-
-    breaker: object
     permit: Permit
     free: bool = True
 
 
-@dataclass(slots=True, eq=False)
-class Use:
-    """One block that is running.
-
-    Attributes:
-        breaker: whose block it is.
-        permit: what let it in.
-        loan: where the permit was lent by a policy.
-    """
-
-    breaker: object
-    permit: Permit
-    loan: Loan | None = None
-
-
-_uses: Final[ContextVar[tuple[Use, ...]]] = ContextVar("otel_waybill_breaker_uses", default=())
+_uses: Final[ContextVar[tuple[Permit, ...]]] = ContextVar("otel_waybill_breaker_uses", default=())
 _loans: Final[ContextVar[tuple[Loan, ...]]] = ContextVar("otel_waybill_breaker_loans", default=())
 
 
-def enter(use: Use) -> None:
-    """Take note of a block that begins."""
-    _uses.set((*_uses.get(), use))
+def enter(permit: Permit) -> None:
+    """Take note of a block that *permit* let in."""
+    _uses.set((*_uses.get(), permit))
 
 
-def leave(breaker: object) -> Use | None:
-    """Forget the innermost block of *breaker* and return it.
+def leave(breaker: Breaker) -> Permit | None:
+    """Forget the innermost block of *breaker* and return what let it in.
 
     None when the block was entered in another context, as a generator can be that is finished by somebody
     else: there is no telling which permit was its own.
     """
     uses = _uses.get()
+    if uses and uses[-1].breaker is breaker:  # blocks nest, as a rule
+        _uses.set(uses[:-1])
+        return uses[-1]
     for i in range(len(uses) - 1, -1, -1):
         if uses[i].breaker is breaker:
             _uses.set(uses[:i] + uses[i + 1 :])
@@ -67,8 +48,9 @@ def leave(breaker: object) -> Use | None:
 
 
 @contextmanager
-def lending(loan: Loan) -> Iterator[None]:
-    """Offer *loan* to the blocks inside this one."""
+def lending(permit: Permit) -> Iterator[None]:
+    """Offer *permit* to the blocks inside this one."""
+    loan = Loan(permit)
     token = _loans.set((*_loans.get(), loan))
     try:
         yield
@@ -77,7 +59,16 @@ def lending(loan: Loan) -> Iterator[None]:
         loan.free = False  # a task that outlives the block has a copy of this context
 
 
-def loans(breaker: object) -> list[Loan]:
+def loans(breaker: Breaker) -> list[Loan]:
     """Return what was lent to the blocks of *breaker* here, the innermost first."""
     lent = _loans.get()
-    return [loan for loan in reversed(lent) if loan.breaker is breaker] if lent else []
+    return [loan for loan in reversed(lent) if loan.permit.breaker is breaker] if lent else []
+
+
+def give_back(permit: Permit) -> bool:
+    """Make *permit* free again, and return whether it was lent here."""
+    for loan in _loans.get():
+        if loan.permit is permit:
+            loan.free = True
+            return True
+    return False
