@@ -142,7 +142,7 @@ class CircuitBreaker:
 
     @property
     def state(self) -> State:
-        """Closed, open or half-open; it becomes half-open only when a call asks after the open time."""
+        """What it does with calls; it becomes half-open only when a call asks after the open time."""
         return self._core.state
 
     def force_open(self) -> None:
@@ -173,7 +173,11 @@ class CircuitBreaker:
         """
         key = object()
         self._listeners[key] = listener
-        return lambda: self._listeners.pop(key, None) and None
+
+        def leave() -> None:
+            self._listeners.pop(key, None)
+
+        return leave
 
     def tell(self, changed: BreakerChanged) -> None:
         """Call the listeners with what *changed*; the hub does, wherever it came from."""
@@ -198,7 +202,7 @@ class CircuitBreaker:
     def fail(
         self, permit: Permit, now: float, u: float, error: BaseException | None = None
     ) -> tuple[BreakerEvent, ...]:
-        """Close *permit*: its call failed at *now*; an *error* counts as the settings say."""
+        """Close *permit*: its call failed at *now*; an *error* that it raised counts as the settings say."""
         return self._close(permit, now, u, CallOutcome.FAILURE if error is None else self._judge(error))
 
     def release(self, permit: Permit) -> tuple[BreakerEvent, ...]:
