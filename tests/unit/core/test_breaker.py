@@ -367,7 +367,7 @@ def test_every_call_has_one_outcome() -> None:
     """What is told of a call is how it ended, once, and also when the breaker no longer cares."""
     breaker = Breaker(replace(SLOW, minimum_calls=20))
     quick, slow, failed, back = (let_in(breaker, 0.0) for _ in range(4))
-    assert [CallOutcome.SUCCESS] == outcomes(breaker.succeed(quick, 0.5, 0.5))
+    assert [CallOutcome.SUCCESS] == outcomes(breaker.succeed(quick, 1.0, 0.5))
     assert [CallOutcome.SLOW] == outcomes(breaker.succeed(slow, 1.5, 0.5))
     assert [CallOutcome.FAILURE] == outcomes(breaker.fail(failed, 1.5, 0.5))
     assert [CallOutcome.IGNORED] == outcomes(breaker.release(back))

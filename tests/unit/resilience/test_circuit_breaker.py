@@ -423,6 +423,17 @@ def test_loans_of_two_breakers_nest(payments: CircuitBreaker, clock: Clock) -> N
         assert changes(breaker.fail(admitted(breaker, clock), clock(), 0.5))  # a second call of two
 
 
+def test_of_several_loans_the_one_that_was_used_returns(payments: CircuitBreaker, clock: Clock) -> None:
+    """A call that counts nothing gives back its own permit, and no other."""
+    stock = CircuitBreaker("stock", minimum_calls=2, clock=clock)
+    picking, paying = admitted(stock, clock), admitted(payments, clock)
+    with stock.lent(picking), payments.lent(paying):
+        fail(payments, 1, asyncio.CancelledError)
+        fail(stock)
+    assert (called(CallOutcome.FAILURE),) == payments.fail(paying, clock(), 0.5)
+    assert () == stock.fail(picking, clock(), 0.5)
+
+
 def test_lending_ends_with_the_block(payments: CircuitBreaker, clock: Clock) -> None:
     """A task that outlives its handler does not use the handler's permit."""
     fail(payments, 2)
