@@ -136,10 +136,14 @@ class Breaker:
         """The state as the last call left it; only a call that asks makes an open breaker half-open."""
         return self._state
 
+    def admit(self, now: float) -> Permit | None:
+        """Let one call in at *now* if all are let in; None: it has to ask."""
+        return Permit(self, self._generation, now) if self._lets_all_in else None
+
     def acquire(self, now: float, u: float) -> Admission:
         """Let one call in at *now*, or say when it may ask again; *u* in [0, 1) is chance."""
         if self._lets_all_in:
-            return Admission(Permit(self, self._generation, now))
+            return Admission(self.admit(now))
         changed = None
         if self._state is State.OPEN and now >= self._open_until:
             changed = self._change(Trigger.RETRIED)
@@ -173,7 +177,8 @@ class Breaker:
         """Close *permit* and count nothing; a probe gives its place to another."""
         if not permit.open:
             return ()
-        self._close(permit)
+        permit.open = False
+        self._leave_place(permit)
         return self._ignored
 
     def override(self, trigger: Trigger) -> BreakerChanged:
@@ -200,17 +205,17 @@ class Breaker:
             return ()
         slow = now - permit.since > self._slow_after
         ended = self._failure if failed else self._slow if slow else self._success
-        self._close(permit)
+        permit.open = False
         if permit.generation != self._generation:
             return ended
         if permit.probe:
+            self._leave_place(permit)
             changed = self._count_probe(now, u, failed=failed or slow)
         else:
             changed = self._count(now, u, failed=failed, slow=slow)
         return ended if changed is None else (*ended, changed)
 
-    def _close(self, permit: Permit) -> None:
-        permit.open = False
+    def _leave_place(self, permit: Permit) -> None:
         if permit in self._running:
             self._running.remove(permit)
 

@@ -262,7 +262,12 @@ class CircuitBreaker:
         return None
 
     def _ask(self) -> Permit:
-        admission = self.acquire(self._clock(), self._chance())
+        now = self._clock()
+        with self._lock:
+            permit = self._core.admit(now)
+        if permit is not None:
+            return permit
+        admission = self.acquire(now, self._chance())
         if admission.changed is not None:
             hub.emit(admission.changed)
         if admission.permit is None:
