@@ -22,12 +22,10 @@ from otel_waybill.guard import harmless
 from otel_waybill.resilience import hub
 from otel_waybill.resilience.breaker import uses
 from otel_waybill.resilience.breaker.decorating import F, around
+from otel_waybill.resilience.breaker.listeners import Listener, Listeners
 from otel_waybill.resilience.breaker.options import BreakerOptions, hystrix
 
-Listener = Callable[[BreakerChanged], object]
-
 _judging: Final = harmless("asking whether an exception counts for a breaker")
-_telling: Final = harmless("telling a listener of a breaker")
 
 
 class CircuitBreaker:
@@ -67,6 +65,9 @@ class CircuitBreaker:
             attempt.
         clock: monotonic seconds; for tests.
         chance: a number in [0, 1); for tests.
+
+    Attributes:
+        spec: the settings, frozen.
 
     Raises:
         InvalidPolicy: a value is out of its range, or a live breaker has that name.
@@ -119,7 +120,7 @@ class CircuitBreaker:
         # this lock, and the block inside that generator then releases its permit.
         self._lock = threading.RLock()
         self._core = Breaker(self.spec)
-        self._listeners: dict[object, Listener] = {}
+        self._listeners = Listeners()
         hub.register(name, self)
 
     @classmethod
@@ -171,19 +172,11 @@ class CircuitBreaker:
         It runs on the thread that brought the change about, without a lock held, and must be quick. One that
         raises is logged once and stops nobody.
         """
-        key = object()
-        self._listeners[key] = listener
-
-        def leave() -> None:
-            self._listeners.pop(key, None)
-
-        return leave
+        return self._listeners.add(listener)
 
     def tell(self, changed: BreakerChanged) -> None:
         """Call the listeners with what *changed*; the hub does, wherever it came from."""
-        for listener in tuple(self._listeners.values()):
-            with _telling:
-                listener(changed)
+        self._listeners.tell(changed)
 
     def acquire(self, now: float, u: float) -> Admission:
         """Let one call in at *now*, monotonic seconds, or say when it may ask again; *u* in [0, 1) is chance.
