@@ -12,6 +12,26 @@ class InvalidPolicy(WaybillError, ValueError):  # noqa: N818 - reads as what it 
     """A policy, or one of its parts, breaks a rule, or cannot stand where it was put."""
 
 
+class InvalidPolicyFile(InvalidPolicy):
+    """A file of policies cannot be read, or says something that no policy may say; nothing is consumed.
+
+    Attributes:
+        file: its path.
+        key: where in it, as in ``policies.orders.retry.attempts``; empty for the file as a whole.
+        problem: the rule, and what was seen.
+    """
+
+    def __init__(self, file: str, key: str, problem: str) -> None:
+        super().__init__(file, key, problem)
+        self.file = file
+        self.key = key
+        self.problem = problem
+
+    def __str__(self) -> str:
+        where = f"{self.file}: {self.key}" if self.key else self.file
+        return f"{where}: {self.problem}; correct the file and start again"
+
+
 class DeadlineExceeded(WaybillError, TimeoutError):  # noqa: N818 - the established name, as in gRPC
     """The deadline of the running work has passed.
 
@@ -48,6 +68,21 @@ class CircuitOpen(WaybillError):  # noqa: N818 - the established name of this re
 
     def __str__(self) -> str:
         return f"breaker {self.breaker!r} is open; try again in {self.retry_after:.1f} s, call not run"
+
+
+class RetryAfter(WaybillError):  # noqa: N818 - says what is asked for, as the HTTP header of that name
+    """Raised by a handler that knows when it is worth trying again; it fails, and costs an attempt.
+
+    Attributes:
+        retry_after: seconds until then, 0 or more; it takes the place of the backoff.
+    """
+
+    def __init__(self, retry_after: float) -> None:
+        super().__init__(retry_after)
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        return f"the handler asks for another run in {self.retry_after:g} s"
 
 
 class TopologyMismatch(InvalidPolicy):

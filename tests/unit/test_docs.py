@@ -9,7 +9,7 @@ import pytest
 from opentelemetry.metrics import NoOpMeter
 
 from otel_waybill import names
-from otel_waybill.core import copies, headers, topology, waybill
+from otel_waybill.core import belief, copies, headers, topology, waybill
 from otel_waybill.core.breaker import DEFAULT_WINDOW, Trigger
 from otel_waybill.core.delivery import Reason
 from otel_waybill.core.events import CallOutcome
@@ -67,6 +67,8 @@ def test_the_telemetry_reference_is_complete() -> None:
         f"the text cut to {copies.LONGEST_EXCEPTION_MESSAGE} characters",
         f"a maximum of its own ({PolicySpec().max_deadline / 3600:g} h here)",
         f"({PolicySpec().skew_tolerance:g} s here)",
+        f"ahead by more than {belief.LARGEST_SKEW:g} s",
+        f"are at most {waybill.LARGEST_COUNT}.",
     ],
 )
 def test_the_wire_format_states_the_limits(stated: str) -> None:
@@ -132,9 +134,9 @@ def test_every_outcome_of_a_call_is_explained() -> None:
 
 def test_the_settings_of_a_breaker_are_listed_with_their_defaults() -> None:
     """What the page says is what a breaker does when nothing is said."""
-    in_words = {(Exception,): "every `Exception`", (): "none"}
+    in_words = {Exception: "every `Exception`", (): "none"}
     defaults = {
-        each.name: in_words[each.default] if isinstance(each.default, tuple) else f"`{each.default}`"
+        each.name: in_words.get(each.default, f"`{each.default}`")
         for each in fields(BreakerSpec)
         if each.name != "name"
     }

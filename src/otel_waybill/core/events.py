@@ -45,18 +45,20 @@ class BreakerCalled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """A delivery begins to wait, unacknowledged and uncounted, because a breaker refused it."""
+    """A delivery begins to wait, unacknowledged and uncounted, for a breaker or a limit."""
 
     queue: str | None
-    breaker: str
+    breaker: str | None = None
+    limit: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Released:
-    """A delivery that was held waits no longer: it runs, is parked, or is gone."""
+    """A delivery that was held waits no longer: it runs, is parked or put off, or is gone."""
 
     queue: str | None
-    breaker: str
+    breaker: str | None = None
+    limit: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,9 +108,26 @@ class HeadersInvalid:
     names: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClockSkewed:
+    """A message says that it was sent later than now: its sender's clock is *seconds* ahead, or more."""
+
+    queue: str | None
+    seconds: float
+
+
 BreakerEvent = BreakerCalled | BreakerChanged
 Event = (
-    BreakerEvent | Held | Released | RunStarted | RunEnded | Confirmed | Unconfirmed | Ended | HeadersInvalid
+    BreakerEvent
+    | Held
+    | Released
+    | RunStarted
+    | RunEnded
+    | Confirmed
+    | Unconfirmed
+    | Ended
+    | HeadersInvalid
+    | ClockSkewed
 )
 
 

@@ -21,7 +21,8 @@ from otel_waybill.core.events import (
     Unconfirmed,
 )
 from otel_waybill.core.pipeline import Execution
-from otel_waybill.core.spec import PolicySpec, Retry
+from otel_waybill.core.retry import Retry
+from otel_waybill.core.spec import PolicySpec
 from otel_waybill.core.verdicts import (
     Ack,
     GiveBack,
@@ -34,6 +35,7 @@ from otel_waybill.core.verdicts import (
     Returned,
     Run,
     Settled,
+    Wait,
     Waited,
 )
 from otel_waybill.core.waybill import Waybill
@@ -136,9 +138,9 @@ class Script:
         """Remember *event*."""
         self.told.append(event)
 
-    async def wait(self, seconds: float) -> Report:
+    async def wait(self, wait: Wait) -> Report:
         """Wait in virtual time."""
-        await asyncio.sleep(seconds)
+        await asyncio.sleep(wait.seconds)
         return Waited()
 
     async def attempt(self, run: Run) -> Report:

@@ -532,7 +532,7 @@ def test_a_predicate_that_raises_changes_nothing_for_the_program(
 ) -> None:
     """The caller sees its own error, which counts as a failure, and the fault is logged once."""
 
-    def broken(error: Exception) -> bool:
+    def broken(error: BaseException) -> bool:
         return bool(error.args[0] == "503")
 
     breaker = CircuitBreaker("payments", minimum_calls=2, failures=broken, clock=clock)

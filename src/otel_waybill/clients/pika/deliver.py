@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from typing import cast
-from weakref import WeakKeyDictionary
 
 from opentelemetry import context as otel
 from pika.adapters.blocking_connection import BlockingChannel
@@ -26,9 +25,9 @@ from otel_waybill.telemetry.recorder import Recorder, Work
 from otel_waybill.telemetry.semconv import PROCESS
 
 _tracing = harmless("tracing a delivery")
-_prefetch: WeakKeyDictionary[Channel, int] = WeakKeyDictionary()
+_prefetch: Owned[int] = Owned("prefetch", int)
 _watched: Owned[bool] = Owned("watched", bool)
-_queues: WeakKeyDictionary[Channel, dict[str, str]] = WeakKeyDictionary()
+_queues: Owned[dict[str, str]] = Owned("queues", dict)
 
 
 class Delivering:
@@ -100,7 +99,7 @@ def basic_consume(
         delivering = Delivering(handler, terms, queue, acknowledges=acknowledges)
         args, kwargs = replaced(args, kwargs, 1, "on_message_callback", delivering)
     tag = wrapped(*args, **kwargs)
-    _queues.setdefault(channel._impl, {})[tag] = queue
+    _queues.of(channel._impl)[tag] = queue
     return tag
 
 
@@ -110,7 +109,7 @@ def basic_qos(
     """Stand in for `Channel.basic_qos`: a prefetch that the program chose is left as it is."""
     count = argument(args, kwargs, 1, "prefetch_count", 0)
     if isinstance(count, int):
-        _prefetch[channel] = count
+        _prefetch.put(channel, count)
     return wrapped(*args, **kwargs)
 
 
@@ -140,7 +139,7 @@ def run(terms: Terms, queue: str | None, pushed: Pushed, handler: Handler) -> Ou
 def _queue(given: str | None, pushed: Pushed) -> str:
     _check_blocking(pushed.channel)
     channel, method = pushed.channel._impl, pushed.method
-    consumed = _queues.get(channel, {}).get(getattr(method, "consumer_tag", ""))
+    consumed = _queues.of(channel).get(getattr(method, "consumer_tag", ""))
     return known_queue(given or consumed or settle.ledgers.about(channel, method.delivery_tag).queue)
 
 
@@ -171,8 +170,8 @@ def _on_close(channel: Channel, _reason: Exception) -> None:
 
 
 def _limit_prefetch(channel: BlockingChannel, queue: str, terms: Terms) -> None:
-    seen = _prefetch.get(channel._impl)
+    seen = _prefetch.seen(channel._impl)
     check_prefetch(seen, queue)
     if seen is None:
         with passthrough():
-            channel.basic_qos(prefetch_count=terms.spec.prefetch)
+            channel.basic_qos(prefetch_count=terms.spec.prefetch_count)

@@ -1,6 +1,7 @@
 """One delivery under a policy on pika: does what the core decides, and never waits."""
 
 import contextlib
+from collections.abc import Callable
 from copy import copy as shallow
 from functools import partial
 
@@ -29,6 +30,7 @@ from otel_waybill.core.verdicts import (
     Returned,
     Run,
     Settled,
+    Wait,
     Waited,
 )
 from otel_waybill.errors import Unconfirmed
@@ -42,6 +44,9 @@ from otel_waybill.telemetry.semconv import ACK, NACK, Operation
 
 _copying = harmless("publishing a copy")
 
+_LOOK = 0.05
+"""Seconds after which a delivery that the program fetched itself looks whether a limit has room for it."""
+
 
 class Guard:
     """One delivery under a policy; a performer for the driver and an entry for the ledger."""
@@ -52,12 +57,8 @@ class Guard:
     def __init__(self, terms: Terms, handler: Handler, queue: str, pushed: Pushed) -> None:
         channel, method, properties, body = pushed
         recorder = live.recorder()
-        arrival = arrive(
-            delivery(method, properties, queue),
-            otel.get_current(),
-            recorder,
-            max_deadline=terms.spec.max_deadline,
-        )
+        facts = delivery(method, properties, queue)
+        arrival = arrive(facts, otel.get_current(), recorder, belief=terms.spec.belief)
         self.execution = execution(terms, arrival)
         self._terms = terms
         self._handler = handler
@@ -80,6 +81,7 @@ class Guard:
         )
         self._later: Answer | None = None
         self._held: Answer | None = None
+        self._timer: int | None = None
         self.entrusted = False
         self.settled: Settled | None = None
         self.outcome: Outcome | None = None
@@ -109,13 +111,17 @@ class Guard:
         """Tell whoever listens what happened to this delivery."""
         self._journal.emit(event)
 
-    def wait(self, seconds: float, answer: Answer) -> None:
-        """Hold the delivery on a timer of its connection."""
-        self._held = answer
-        if self._channel.is_open:
-            self._channel.connection.call_later(seconds, self._waited)
-        else:
+    def wait(self, wait: Wait, answer: Answer) -> None:
+        """Hold the delivery on a timer of its connection, or until the bell rings."""
+        # One object for each wait: a bell that rings late rings for nobody.
+        hold = self._held = partial(answer)
+        if not self._channel.is_open:
             self.gone()
+            return
+        connection, over = self._channel.connection, partial(self._waited, hold)
+        self._timer = connection.call_later(wait.seconds, over)
+        if wait.bell is not None:
+            wait.bell.listen(partial(self._ring, over))
 
     def attempt(self, run: Run, answer: Answer) -> None:
         """Call the handler where pika calls it."""
@@ -124,7 +130,8 @@ class Guard:
         channel = self._channel if live.patched else GuardedChannel(self._channel)
         try:
             with self._journal.current(run), self._terms.lent(run.permit):
-                self._handler(channel, self._method, self._properties, self._body)
+                handler = self._terms.handler(run, self._handler)
+                handler(channel, self._method, self._properties, self._body)
         except Exception as error:  # noqa: BLE001 - whatever a handler raises is a failure of this attempt
             self.entrusted = False
             self._journal.error(error)
@@ -183,10 +190,18 @@ class Guard:
         properties = copied(self._wire, fit)
         return copies(connection).publish(copy.exchange, copy.routing_key, self._body, properties)
 
-    def _waited(self) -> None:
-        answer, self._held = self._held, None
-        if answer is not None:
-            answer(self._unless_gone(Waited()))
+    def _ring(self, over: Callable[[], None]) -> None:
+        # Whoever rings may do so in another thread, and in the context of another message.
+        with passthrough():
+            self._channel.connection.add_callback_threadsafe(over)
+
+    def _waited(self, hold: Answer) -> None:
+        if self._held is not hold:
+            return
+        timer, self._held, self._timer = self._timer, None, None
+        if timer is not None and self._channel.is_open:
+            self._channel.connection.remove_timeout(timer)
+        hold(self._unless_gone(Waited()))
 
     def _send(self, operation: Operation, call: Call) -> None:
         # On a closed channel there is nothing to say: the broker has taken the delivery back.
@@ -204,9 +219,11 @@ class Pull(Guard):
     _counted = True
     _seconds = 0.0
 
-    def wait(self, seconds: float, answer: Answer) -> None:
+    def wait(self, wait: Wait, answer: Answer) -> None:
         """Leave the waiting to `complete`: this may be called from within the connection's I/O."""
-        self._held, self._seconds = answer, seconds
+        self._held = answer
+        # Nobody can ring for it in there.
+        self._seconds = wait.seconds if wait.bell is None else min(wait.seconds, _LOOK)
 
     def complete(self) -> Outcome:
         """Pump the connection until the delivery has ended, and return how.
@@ -221,6 +238,6 @@ class Pull(Guard):
                 connection._flush_output(lambda: self.outcome is not None or self._held is not None)
             else:
                 connection.sleep(self._seconds)
-                self._waited()
+                self._waited(self._held)
         connection._flush_output()
         return self.outcome

@@ -7,11 +7,11 @@ from weakref import WeakKeyDictionary
 from pika.adapters.blocking_connection import BlockingConnection
 from pika.exceptions import ChannelClosedByBroker
 
-from otel_waybill.core.spec import PolicySpec, Retry
-from otel_waybill.core.topology import PRECONDITION_FAILED, plan
+from otel_waybill.core.spec import PolicySpec
+from otel_waybill.core.topology import PRECONDITION_FAILED, plan, rungs
 from otel_waybill.errors import TopologyMismatch
 
-_declared: WeakKeyDictionary[BlockingConnection, set[tuple[str, Retry | None]]] = WeakKeyDictionary()
+_declared: WeakKeyDictionary[BlockingConnection, set[tuple[str, tuple[int, ...]]]] = WeakKeyDictionary()
 
 
 def declare(connection: BlockingConnection, queue: str, spec: PolicySpec) -> None:
@@ -24,9 +24,9 @@ def declare(connection: BlockingConnection, queue: str, spec: PolicySpec) -> Non
         AMQPError: the connection failed.
     """
     declared = _declared.setdefault(connection, set())
-    if (queue, spec.retry) in declared:
+    if (queue, rungs(spec)) in declared:
         return
-    topology = plan(queue, spec.retry)
+    topology = plan(queue, spec)
     channel = connection.channel()
     for exchange in topology.exchanges:
         with _mismatch(f"exchange {exchange.name!r}"):
@@ -40,7 +40,7 @@ def declare(connection: BlockingConnection, queue: str, spec: PolicySpec) -> Non
         with _mismatch(f"the binding of queue {binding.queue!r} to exchange {binding.exchange!r}"):
             channel.queue_bind(binding.queue, binding.exchange, binding.routing_key)
     channel.close()
-    declared.add((queue, spec.retry))
+    declared.add((queue, rungs(spec)))
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from typing import Final, Self, Unpack
 
 from otel_waybill.core.breaker import Admission, Breaker, Permit, State, Trigger
 from otel_waybill.core.events import BreakerCalled, BreakerChanged, BreakerEvent, CallOutcome
-from otel_waybill.core.matching import Errors
+from otel_waybill.core.match import Match
 from otel_waybill.core.spec import BreakerSpec
 from otel_waybill.errors import CircuitOpen
 from otel_waybill.guard import harmless
@@ -52,8 +52,8 @@ class CircuitBreaker:
         failure_rate: share of failed calls that opens it, above 0 and at most 1.
         slow_after: seconds above which a call is slow, however it ends, above 0; None: no call is.
         slow_rate: share of slow calls that opens it, above 0 and at most 1.
-        failures: exceptions that count as failures: a tuple of classes, or a function that is given the
-            exception and returns whether it does. A call that raises another one has succeeded.
+        failures: exceptions that count as failures: a class, a tuple of classes, or a function of the
+            exception that returns whether it does. A call that raises another one has succeeded.
         ignored: exceptions, also of those in *failures*, that are not counted; likewise.
         open_for: seconds for which it first stays open, above 0; doubled each time the probes fail.
         open_ceiling: seconds up to which that grows, at least *open_for*.
@@ -83,8 +83,8 @@ class CircuitBreaker:
         failure_rate: float = 0.5,
         slow_after: float | None = None,
         slow_rate: float = 0.5,
-        failures: Errors = (Exception,),
-        ignored: Errors = (),
+        failures: Match = Exception,
+        ignored: Match = (),
         open_for: float = 5.0,
         open_ceiling: float = 60.0,
         open_jitter: float = 0.2,

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TypedDict, Unpack
 
-from otel_waybill.core.matching import Errors
+from otel_waybill.core.match import Match
 
 
 class BreakerOptions(TypedDict, total=False):
@@ -15,8 +15,8 @@ class BreakerOptions(TypedDict, total=False):
     failure_rate: float
     slow_after: float | None
     slow_rate: float
-    failures: Errors
-    ignored: Errors
+    failures: Match
+    ignored: Match
     open_for: float
     open_ceiling: float
     open_jitter: float
