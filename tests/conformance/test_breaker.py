@@ -291,6 +291,30 @@ def test_refused_call_in_a_handler_is_retried_when_it_is_worth_it(
     assert retry_after - 0.02 <= times[1] - times[0]
 
 
+def test_refused_call_of_a_breaker_that_defers_costs_no_attempt(client: Client, queue: str, way: Way) -> None:
+    """An outage that outlasts all attempts parks nothing: the message comes back until the call is let in."""
+    gateway = CircuitBreaker(
+        f"gateway-{next(_numbers)}", minimum_calls=1, open_for=0.3, open_jitter=0, probes=1, defer=True
+    )
+    _open(gateway)
+    attempts: list[int] = []
+    charged: list[int] = []
+
+    async def charge(_: Received) -> None:
+        attempts.append(waybill.current().attempt)
+        with gateway:
+            charged.append(len(attempts))
+
+    retry = Retry(attempts=1, backoff=Backoff(first=0.25, ceiling=0.5, jitter="none"))
+    way.consume(queue, charge, Policy(settle="return", retry=retry))
+    publish(client, queue)
+    until(client, lambda: charged)
+    idle(client)
+
+    assert ([1, 1], [2]) == (attempts, charged)
+    assert "closed" == gateway.state
+
+
 def _open(gateway: CircuitBreaker) -> float:
     """Fail until *gateway* is open, and return when that was."""
     opened = time.monotonic()
