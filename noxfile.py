@@ -64,8 +64,9 @@ def matrix(session: nox.Session, versions: tuple[str, ...]) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure what instrumenting costs; arguments after ``--`` go to the benchmark."""
-    session.install(WITH_CLIENTS, *_group("tests"))
+    """Measure what breakers and instrumenting cost; arguments after ``--`` go to the latter."""
+    session.install(WITH_CLIENTS, *_group("bench"))
+    session.run("python", "benchmarks/breakers.py")
     session.run("python", "benchmarks/overhead.py", *session.posargs)
 
 

@@ -5,7 +5,9 @@ from otel_waybill.clients.pika.instrumentor import PikaInstrumentor
 from otel_waybill.config.settings import Settings
 from otel_waybill.context import check, current, deadline, detached, remaining, request
 from otel_waybill.core.backoff import Backoff
+from otel_waybill.core.breaker import State as BreakerState
 from otel_waybill.core.delivery import Outcome, Reason, Result
+from otel_waybill.core.events import BreakerChanged
 from otel_waybill.core.limits import ConcurrencyLimit, RateLimit
 from otel_waybill.core.retry import Retry, RetryBudget
 from otel_waybill.core.waybill import Waybill
@@ -31,6 +33,8 @@ from otel_waybill.transport import extract, inject
 __all__ = [
     "AioPikaInstrumentor",
     "Backoff",
+    "BreakerChanged",
+    "BreakerState",
     "CircuitBreaker",
     "CircuitOpen",
     "ConcurrencyLimit",

@@ -19,6 +19,8 @@ import otel_waybill as waybill
 from otel_waybill import (
     AioPikaInstrumentor,
     Backoff,
+    BreakerChanged,
+    BreakerState,
     CircuitBreaker,
     CircuitOpen,
     DeadlineExceeded,
@@ -82,6 +84,14 @@ Retry(3)  # type: ignore[call-arg]
 Retry(tries=3)  # type: ignore[call-arg]
 Backoff(jitter="some")  # type: ignore[arg-type]
 CircuitBreaker()  # type: ignore[call-arg]
+CircuitBreaker("stock", window_calls=100, slow_after=2.0, slow_rate=0.3, probe_timeout=30.0, defer=True)
+CircuitBreaker("stock", failures=(OSError, TimeoutError), ignored=lambda error: "404" in str(error))
+CircuitBreaker("stock", failures=OSError)
+CircuitBreaker("stock", failures="OSError")  # type: ignore[arg-type]
+CircuitBreaker("stock", ignored=[OSError])  # type: ignore[arg-type]
+assert_type(CircuitBreaker.hystrix("stock", minimum_calls=50, probes=2), CircuitBreaker)
+CircuitBreaker.hystrix("stock", sleep_window=5.0)  # type: ignore[call-arg]
+CircuitBreaker.hystrix("stock", probes="2")  # type: ignore[arg-type]
 
 
 # Breakers: as a block, in both colours, and as a decorator that keeps what it decorates.
@@ -107,6 +117,26 @@ assert_type(payments.name, str)
 payments.name = "other"  # type: ignore[misc]
 with payments as guarding:
     assert_type(guarding, CircuitBreaker)
+
+
+def page(changed: BreakerChanged) -> None:
+    """Tell somebody."""
+    assert_type(changed.breaker, str)
+    assert_type(changed.trigger, str)
+    if changed.after == BreakerState.OPEN != changed.before:
+        changed.after = BreakerState.CLOSED  # type: ignore[misc]
+
+
+def by_hand() -> str:
+    """Have the last word."""
+    leave = payments.listen(page)
+    payments.force_open()
+    payments.metrics_only()
+    payments.disable()
+    payments.reset()
+    leave()
+    payments.listen(charge)  # type: ignore[arg-type]
+    return assert_type(payments.state, BreakerState)
 
 
 # pika.
@@ -239,6 +269,7 @@ def errors(error: WaybillError) -> float | str | None:
         case DeadlineExceeded():
             return assert_type(error.overdue, float) + usual(error)
         case CircuitOpen():
+            assert_type(error.defer, bool)
             return assert_type(error.retry_after, float) or assert_type(error.breaker, str)
         case TopologyMismatch() | TopologyMissing() | TopologyRefused():
             return assert_type(error.entity, str) + assert_type(error.reply, str)

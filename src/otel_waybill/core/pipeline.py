@@ -20,7 +20,6 @@ from otel_waybill.core.spec import PolicySpec
 from otel_waybill.core.topology import rungs
 from otel_waybill.core.verdicts import Ack, GiveBack, Leave, Republish, Run, Settled, Step, Wait
 from otel_waybill.core.waybill import Waybill
-from otel_waybill.errors import CircuitOpen
 
 # Seconds: between tries to publish a copy, and away from a consumer that has held a message for too long.
 _FIRST_PAUSE: Final = 0.5
@@ -106,9 +105,9 @@ class Execution:
             case verdicts.Returned(settled=None):
                 # Nobody knows when, or whether, the program will settle: no permit is kept until then.
                 left_open = self._spec.settle == "handler" and self._instead is None
-                return self._end(Leave, Result.OPEN) if left_open else self._succeeded(now, Ack)
+                return self._end(Leave, Result.OPEN) if left_open else self._succeeded(now, u, Ack)
             case verdicts.Returned() | verdicts.Raised() | verdicts.Cancelled():
-                return self._succeeded(now, Leave)  # acknowledged by the handler itself
+                return self._succeeded(now, u, Leave)  # acknowledged by the handler itself
         raise AssertionError(report)  # the match is exhaustive; mypy cannot see through its guards
 
     def _admit(self, now: Instant, u: float) -> Step:
@@ -163,22 +162,17 @@ class Execution:
         )
         return Step(run, self._presence.runs(self.remaining(now.monotonic)))
 
-    def _succeeded(self, now: Instant, verdict: type[Ack | Leave]) -> Step:
-        return _after(self._turn.succeed(now.monotonic), self._end(verdict, Result.HANDLED))
+    def _succeeded(self, now: Instant, u: float, verdict: type[Ack | Leave]) -> Step:
+        return _after(self._turn.succeed(now.monotonic, u), self._end(verdict, Result.HANDLED))
 
     def _failed(self, error: BaseException | None, now: Instant, u: float) -> Step:
         if self._instead is not None:  # the substitute has failed as well
             return _after(self._presence.stopped(), self._to_parking(self._instead, now))
         ruling = self._case().after(error, now, u)
         if isinstance(ruling, Ignored):
-            return self._succeeded(now, Ack)
-        events: tuple[Event, ...] = ()
-        if isinstance(error, CircuitOpen):
-            # Some breaker refused a call: the dependency that this one guards had no say in it.
-            self._turn.release()
-        else:
-            events = self._turn.fail(now.monotonic, u)
-        return _after((*events, *self._presence.stopped()), self._ruled(ruling, now))
+            return self._succeeded(now, u, Ack)
+        events = (*self._turn.fail(error, now.monotonic, u), *self._presence.stopped())
+        return _after(events, self._ruled(ruling, now))
 
     def _case(self) -> Case:
         return Case(
@@ -244,10 +238,11 @@ class Execution:
         return Step(Wait(seconds=pause), events)
 
     def _end(self, verdict: type[Ack | GiveBack | Leave], result: Result) -> Step:
-        self._turn.leave()
+        told = self._turn.leave()
         outcome = self._outcome(result, None)
         ended = Ended(queue=self._delivery.queue, outcome=outcome)
-        return Step(verdict(outcome=outcome), (*self._presence.released(), *self._presence.stopped(), ended))
+        events = (*told, *self._presence.released(), *self._presence.stopped(), ended)
+        return Step(verdict(outcome=outcome), events)
 
     def _outcome(
         self,

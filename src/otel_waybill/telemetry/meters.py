@@ -7,6 +7,7 @@ from opentelemetry.metrics import Histogram, Meter
 from otel_waybill import names
 from otel_waybill.core.anonymity import is_anonymous
 from otel_waybill.core.events import (
+    BreakerCalled,
     BreakerChanged,
     ClockSkewed,
     Confirmed,
@@ -26,7 +27,8 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.
 _LEFT = (0, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)
 _SKEWS = (1, 2, 5, 10, 30, 60, 300, 600, 3600, 86400)
 _RUNS = (1, 2, 3, 4, 5, 7, 10, 15, 20)
-_STATES = {"closed": 0, "half-open": 1, "open": 2}
+_STATES = {"disabled": -2, "metrics-only": -1, "closed": 0, "half-open": 1, "open": 2, "forced-open": 3}
+"""Above 0 where not every call is let in."""
 
 
 class Meters:
@@ -73,7 +75,12 @@ class Meters:
             names.METRIC_CLOCK_SKEW, "How far the clock of a sender is ahead, at least.", _SKEWS
         )
         self._breaker = meter.create_gauge(
-            names.METRIC_BREAKER_STATE, "{state}", "State of a breaker: 0 closed, 1 half-open, 2 open."
+            names.METRIC_BREAKER_STATE,
+            "{state}",
+            "State of a breaker: 0 closed, 1 half-open, 2 open, 3 forced open, -1 metrics only, -2 disabled.",
+        )
+        self._calls = meter.create_counter(
+            names.METRIC_BREAKER_CALLS, "{call}", "Calls through a breaker, by what became of them."
         )
 
     def record(self, known: Shape, seconds: float, error: str | None, *, counted: bool) -> None:
@@ -89,6 +96,8 @@ class Meters:
     def __call__(self, event: Event) -> None:  # noqa: PLR0912, C901 - one branch for each kind of event
         """Measure what policies do."""
         match event:
+            case BreakerCalled(breaker=breaker, outcome=ending):
+                self._calls.add(1, {names.BREAKER_NAME: breaker, names.BREAKER_OUTCOME: str(ending)})
             case RunStarted(queue=queue, remaining=remaining):
                 self._running.add(1, _of(queue))
                 if remaining is not None:

@@ -185,6 +185,7 @@ def breaker_on_span(event: Event) -> None:
             names.BREAKER_NAME: event.breaker,
             names.BREAKER_PREVIOUS_STATE: event.before,
             names.BREAKER_STATE: event.after,
+            names.BREAKER_TRIGGER: event.trigger,
         }
         trace.get_current_span().add_event(names.EVENT_BREAKER, attributes)
 

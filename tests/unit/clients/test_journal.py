@@ -45,7 +45,7 @@ HEADERS: dict[str, Any] = {
 }
 RETRY = Retry(attempts=2, backoff=Backoff(first=1.0, ceiling=30.0, jitter="none"))
 HERE = Retry(attempts=3, backoff=Backoff(first=0.1, ceiling=0.1, jitter="none"))
-OPENED = BreakerChanged(breaker="payments", before="closed", after="half-open")
+OPENED = BreakerChanged(breaker="payments", before="open", after="half-open", trigger="retried")
 HANDLED = Outcome(result=Result.HANDLED, attempt=1)
 
 

@@ -21,7 +21,7 @@ from otel_waybill.telemetry.meters import Meters
 from otel_waybill.telemetry.recorder import SILENT, Recorder
 
 STARTED = RunStarted(queue="orders", remaining=None)
-OPENED = BreakerChanged(breaker="payments", before="closed", after="open")
+OPENED = BreakerChanged(breaker="payments", before="closed", after="open", trigger="tripped")
 TRACER = NoOpTracerProvider().get_tracer("test")
 POLICIES = Policies({"orders": Terms.of(PolicySpec())})
 

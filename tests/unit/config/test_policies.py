@@ -25,6 +25,10 @@ WHOLE = """
 [breakers.payments]
 open_for = 3
 failure_rate = 0.25
+window_calls = 50
+slow_after = 2
+failures = ["OSError", "shop.errors.Down"]
+defer = true
 
 [policies.orders]
 breaker = "payments"
@@ -74,8 +78,16 @@ def test_everything_that_code_can_say(written: Written) -> None:
         ),
     )
     file = load(written(WHOLE))
-    breakers = {"payments": BreakerSpec(name="payments", open_for=3.0, failure_rate=0.25)}
-    assert PolicyFile({"orders": orders, "logs.*": PolicySpec(prefetch=5)}, breakers) == file
+    payments = BreakerSpec(
+        name="payments",
+        open_for=3.0,
+        failure_rate=0.25,
+        window_calls=50,
+        slow_after=2.0,
+        failures=Named(("OSError", "shop.errors.Down")),
+        defer=True,
+    )
+    assert PolicyFile({"orders": orders, "logs.*": PolicySpec(prefetch=5)}, {"payments": payments}) == file
     assert ["orders", "logs.*"] == list(file.policies)
 
 

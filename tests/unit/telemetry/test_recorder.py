@@ -574,7 +574,7 @@ def test_a_breaker_that_changes_is_seen_on_the_span() -> None:
     """Whoever looks at a trace sees at which call the breaker opened; other events are not for spans."""
     bench = Bench()
     with bench.recorder.start(PROCESS, DELIVERED, BROKER, Context()):
-        breaker_on_span(BreakerChanged(breaker="payments", before="closed", after="open"))
+        breaker_on_span(BreakerChanged(breaker="payments", before="closed", after="open", trigger="tripped"))
         breaker_on_span(RunEnded(queue="orders"))
     [event] = bench.span().events
     assert "waybill.breaker" == event.name
@@ -582,4 +582,5 @@ def test_a_breaker_that_changes_is_seen_on_the_span() -> None:
         "waybill.breaker.name": "payments",
         "waybill.breaker.previous_state": "closed",
         "waybill.breaker.state": "open",
+        "waybill.breaker.trigger": "tripped",
     } == dict(event.attributes or {})
