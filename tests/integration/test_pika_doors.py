@@ -104,7 +104,7 @@ class Tenanted(BasicProperties):
     __slots__ = ("tenant",)
 
     def __init__(self, tenant: str) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # pika left it out
         self.tenant = tenant
 
     def encode(self) -> Any:  # noqa: ANN401 - pika does not say

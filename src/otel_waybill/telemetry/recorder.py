@@ -48,8 +48,7 @@ _hooking = harmless("calling a hook")
 _redacting = harmless("redacting a header")
 _asking = harmless("asking for a destination template")
 _TYPES = ("send", "receive", "process", "settle")
-# Entries; more routing keys than this are in nobody's steady state, and a miss costs microseconds.
-_REMEMBERED = 1024
+_REMEMBERED = 1024  # entries; more routing keys are in nobody's steady state, and a miss costs microseconds
 
 
 class Recorder:
@@ -147,11 +146,10 @@ class Recorder:
         endpoint: Endpoint | None,
         temporary: bool,  # noqa: FBT001 - see above
     ) -> Shape:
-        destination: Destination | None
+        if operation.type == "settle" and not (exchange or routing_key or queue):
+            return shape(operation, None, endpoint, legacy=self.settings.legacy_attributes)
         if operation is PUBLISH:
             destination = publish_destination(exchange, routing_key)
-        elif operation.type == "settle" and not (exchange or routing_key or queue):
-            return shape(operation, None, endpoint, legacy=self.settings.legacy_attributes)
         else:
             destination = consume_destination(exchange, routing_key, queue)
         if temporary or self._hooks.destination_template is not None:
@@ -193,7 +191,6 @@ class Work:
     ) -> None:
         self.span = span
         self.context = trace.set_span_in_context(span, context)
-        """The one it was started in, with its span as the current one."""
         self.counted = True
         """Whether a delivery counts as consumed here, and not somewhere else already."""
         self._recorder = recorder
@@ -213,7 +210,7 @@ class Work:
 
     def current(self, context: Context | None = None) -> "Current":
         """Return a block in which the span is current, in *context* or in the one it was started in."""
-        return Current(self.context if context is None else trace.set_span_in_context(self.span, context))
+        return Current(self.span, self.context if context is None else context)
 
     def fail(self, error: BaseException) -> None:
         """Mark the operation as failed by *error*; its first error is its error."""
@@ -253,14 +250,14 @@ class Work:
 
 
 class Current:
-    """A block in which a context is current, and so its span; the span outlives it."""
+    """A block in which a span is current; the span outlives it."""
 
     __slots__ = ("_context", "_token")
 
     _token: object
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    def __init__(self, span: Span, context: Context) -> None:
+        self._context = trace.set_span_in_context(span, context)
 
     def __enter__(self) -> Context:
         self._token = otel.attach(self._context)

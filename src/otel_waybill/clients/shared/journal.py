@@ -9,7 +9,7 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 
 from opentelemetry.context import Context, get_current
-from opentelemetry.trace import INVALID_SPAN, set_span_in_context
+from opentelemetry.trace import INVALID_SPAN
 
 from otel_waybill import names
 from otel_waybill.clients.shared.arrival import Arrival
@@ -87,8 +87,7 @@ class Journal:
         """Return a block in which the span is current, and the waybill of *run* with it."""
         state = Running(waybill=self._execution.waybill, due=None if run is None else run.due)
         context = entered(state, self._arrival.context)
-        span = INVALID_SPAN if self._work is None else self._work.span
-        return Current(set_span_in_context(span, context))
+        return Current(INVALID_SPAN if self._work is None else self._work.span, context)
 
     def error(self, error: BaseException) -> None:
         """Note that the attempt failed with *error*."""
