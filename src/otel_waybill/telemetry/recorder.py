@@ -39,8 +39,7 @@ _hooking = harmless("calling a hook")
 _redacting = harmless("redacting a header")
 _asking = harmless("asking for a destination template")
 _TYPES = ("send", "receive", "process", "settle")
-# Entries; more routing keys than this are in nobody's steady state, and a miss costs microseconds.
-_REMEMBERED = 1024
+_REMEMBERED = 1024  # entries; more routing keys are in nobody's steady state, and a miss costs microseconds
 
 
 class Recorder:
@@ -138,11 +137,10 @@ class Recorder:
         endpoint: Endpoint | None,
         temporary: bool,  # noqa: FBT001 - see above
     ) -> Shape:
-        destination: Destination | None
+        if operation.type == "settle" and not (exchange or routing_key or queue):
+            return shape(operation, None, endpoint, legacy=self.settings.legacy_attributes)
         if operation is PUBLISH:
             destination = publish_destination(exchange, routing_key)
-        elif operation.type == "settle" and not (exchange or routing_key or queue):
-            return shape(operation, None, endpoint, legacy=self.settings.legacy_attributes)
         else:
             destination = consume_destination(exchange, routing_key, queue)
         if temporary or self._hooks.destination_template is not None:

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 from opentelemetry.context import Context, get_current
-from opentelemetry.trace import INVALID_SPAN, set_span_in_context
+from opentelemetry.trace import INVALID_SPAN
 
 from otel_waybill import names
 from otel_waybill.clients.shared.arrival import Arrival
@@ -97,8 +97,7 @@ class Journal:
         if run is not None:
             state = replace(state, due=run.due, enforced=run.strict)
         context = entered(state, self._arrival.context)
-        span = INVALID_SPAN if self._work is None else self._work.span
-        return Current(set_span_in_context(span, context))
+        return Current(INVALID_SPAN if self._work is None else self._work.span, context)
 
     def error(self, error: BaseException) -> None:
         """Note that the attempt failed with *error*."""
