@@ -105,8 +105,8 @@ def misplaced(queue: str, spec: PolicySpec, *, exclusive: bool = False) -> str |
         return "it is the queue in which this policy parks, so what fails there would come back for ever"
     if rungs(spec) and spec.topology != "declare" and is_anonymous(queue):
         return (
-            "its name was generated, so nobody can have bound it to where retries come from; use "
-            "topology='declare', or no retry"
+            "its name was generated, so nobody can have bound it to where delayed messages come back from; "
+            "use topology='declare', or a policy that neither retries by the broker nor holds"
         )
     return None
 

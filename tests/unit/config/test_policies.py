@@ -36,6 +36,8 @@ concurrency = 4
 rate = { runs = 100, per = 2.5, by = "header:tenant" }
 on_expired = "ack"
 settle = "return"
+topology = "passive"
+parking = "orders.dlq"
 
 [policies.orders.retry]
 attempts = 3
@@ -69,6 +71,8 @@ def test_everything_that_code_can_say(written: Written) -> None:
         rate=RateLimit(100, per=2.5, by="header:tenant"),
         on_expired="ack",
         settle="return",
+        topology="passive",
+        parking="orders.dlq",
         retry=Retry(
             attempts=3,
             on=Named(("ConnectionError",)),
@@ -131,6 +135,13 @@ def test_a_file_may_be_empty(written: Written) -> None:
             "[policies.o]\nfallback = true",
             "policies.o.fallback",
             "need one of retry, breaker, rate",
+        ),
+        ("[policies.o]\ndescribe = 'x'", "policies.o.describe", "need one of retry, breaker, rate"),
+        ("[policies.o]\nparking = ''", "policies.o", "1 to 237 bytes for the parking queue, got ''"),
+        (
+            "[policies.o]\ntopology = 'x'",
+            "policies.o.topology",
+            "need one of 'declare', 'passive', 'none', got 'x'",
         ),
         (
             "[policies.o]\nsettle = 'x'",

@@ -284,6 +284,12 @@ def test_topology_mode_is_one_of_three() -> None:
             PolicySpec(parking="dlq", retry=Retry(), topology="passive"),
         ),
         ("its name was generated", SERVER_NAMED, PolicySpec(parking="dlq", retry=Retry(), topology="none")),
+        ("its name was generated", SERVER_NAMED, PolicySpec(parking="dlq", breaker="b", topology="passive")),
+        (
+            None,
+            SERVER_NAMED,
+            PolicySpec(parking="dlq", retry=Retry(in_order=True), topology="passive"),
+        ),
         ("in which this policy parks", "dlq", PolicySpec(parking="dlq")),
         ("in which this policy parks", "dlq", PolicySpec(parking="dlq", topology="none")),
     ],

@@ -16,6 +16,7 @@ from otel_waybill.clients.shared.departure import carrying
 from otel_waybill.context import Running, check_publish, expiration_in
 from otel_waybill.guard import harmless
 from otel_waybill.patching import argument, passthrough, replaced
+from otel_waybill.telemetry.carrier import forwarded
 from otel_waybill.telemetry.hooks import Message
 from otel_waybill.telemetry.recorder import Recorder
 from otel_waybill.telemetry.semconv import PUBLISH
@@ -79,6 +80,7 @@ def _traced(
         properties=message,
         body=message.body,
     )
-    work = recorder.start(PUBLISH, about, endpoint_of(exchange.channel), otel.get_current())
+    links = forwarded(message.headers)
+    work = recorder.start(PUBLISH, about, endpoint_of(exchange.channel), otel.get_current(), links=links)
     outgoing = clone(message, type(message), headers=carrying(work, message.headers))
     return work, replaced(args, kwargs, 0, "message", outgoing)

@@ -11,6 +11,7 @@ from otel_waybill.clients.shared.departure import carrying
 from otel_waybill.context import Running, check_publish, expiration_in
 from otel_waybill.guard import harmless
 from otel_waybill.patching import argument, passthrough, replaced
+from otel_waybill.telemetry.carrier import forwarded
 from otel_waybill.telemetry.hooks import Message
 from otel_waybill.telemetry.recorder import Recorder
 from otel_waybill.telemetry.semconv import PUBLISH
@@ -72,7 +73,8 @@ def _traced(
         properties=properties,
         body=argument(args, kwargs, 2, "body"),
     )
-    work = recorder.start(PUBLISH, message, endpoint(underlying(channel)), otel.get_current())
+    where, links = endpoint(underlying(channel)), forwarded(properties.headers)
+    work = recorder.start(PUBLISH, message, where, otel.get_current(), links=links)
     outgoing = duplicate(properties)
     outgoing.headers = carrying(work, properties.headers)
     return work, replaced(args, kwargs, 3, "properties", outgoing)

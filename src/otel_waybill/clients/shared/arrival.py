@@ -6,9 +6,7 @@ from typing import NamedTuple
 from opentelemetry import baggage, trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanContext
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from otel_waybill import names
 from otel_waybill.config.settings import Parent
 from otel_waybill.context import cleared, entered, inherited
 from otel_waybill.core.belief import BELIEF, LARGEST_SKEW, Belief
@@ -23,8 +21,6 @@ from otel_waybill.resilience.clock import instant
 from otel_waybill.resilience.guarded import Terms
 from otel_waybill.telemetry import carrier
 from otel_waybill.telemetry.recorder import Recorder
-
-_traceparent = TraceContextTextMapPropagator()
 
 
 class Arrival(NamedTuple):
@@ -120,13 +116,8 @@ def _parented(
 
 def _origin(hop: Hop | None, around: Span, brought: SpanContext) -> tuple[SpanContext, ...]:
     if hop is not None:
-        return (_parsed(hop.creation), _parsed(hop.previous))
+        return (carrier.creation(hop.creation), carrier.creation(hop.previous))
     return () if brought == around.get_span_context() else (brought,)
-
-
-def _parsed(traceparent: str | None) -> SpanContext:
-    headers = {} if traceparent is None else {names.HEADER_TRACEPARENT: traceparent}
-    return _identity(_traceparent.extract(headers, Context()))
 
 
 def _identity(context: Context) -> SpanContext:
