@@ -119,7 +119,8 @@ class Policy:
         ``policy.run(channel, method, properties, body, handler)`` on pika, ``await policy.run(message,
         handler)`` on aio-pika. Nothing that the handler raises leaves it; it is in the outcome. On pika it
         pumps the connection while it waits, so it belongs in a loop of the program's own, not inside a
-        callback.
+        callback; on an asynchronous channel nobody can wait, and ``channel.basic_get(queue,
+        policy.wrap(handler))`` does the same.
 
         Args:
             *delivery: the delivery as the client gave it, and the handler.

@@ -204,7 +204,7 @@ def test_interruption_under_a_policy_costs_no_attempt(client: Client, queue: str
 
     any_way.consume(queue, handle, Policy(settle="return"))
     publish(client, queue)
-    if any_way.name == "run" and not client.features.ambient:
+    if any_way.name == "run" and not client.features.fetches:
         # The interruption ends the loop that pulled, as it should: somebody starts another.
         until(client, lambda: attempts)
         idle(client)

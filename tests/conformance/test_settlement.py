@@ -294,6 +294,7 @@ def test_prefetch_of_the_policy(client: Client, queue: str, way: Way, broker: Br
     assert 5 == len(broker.take(queue))
 
 
+@clients_that(lambda features: features.waits)
 @pytest.mark.usefixtures("traced")
 def test_run_tells_how_it_ended(client: Client, queue: str, broker: Broker) -> None:
     """Pulling, a program gets the outcome and nothing that the handler raises."""
@@ -348,6 +349,7 @@ def test_policy_needs_a_bounded_prefetch(client: Client, telemetry: Telemetry, q
         client.consume(queue, Policy().wrap(callback) if way.name == WRAP.name else callback)
 
 
+@clients_that(lambda features: features.waits)
 def test_existing_parking_of_another_kind_is_a_clear_error(
     client: Client, telemetry: Telemetry, queue: str, way: Way, broker: Broker
 ) -> None:
@@ -368,6 +370,40 @@ def test_existing_parking_of_another_kind_is_a_clear_error(
     publish(client, queue + PARKED, b"still works")
     until(client, lambda: telemetry.spans("ack"))
     assert [b"still works"] == seen
+
+
+@consuming
+@clients_that(lambda features: not features.waits)
+def test_existing_parking_of_another_kind_ends_the_channel(  # noqa: PLR0913, PLR0917 - each is a fixture
+    client: Client,
+    telemetry: Telemetry,
+    queue: str,
+    any_way: Way,
+    broker: Broker,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Where consuming does not wait, its channel is closed with the reason, and nothing was handled."""
+    seen = []
+
+    async def handle(message: Received) -> None:
+        seen.append(message.body)
+        await message.ack()
+
+    broker.declare(queue + PARKED, **{"x-queue-type": "classic"})
+    publish(client, queue, b"order")
+    with caplog.at_level(logging.ERROR, "otel_waybill"):
+        any_way.consume(queue, handle, Policy())
+        until(client, lambda: "otel_waybill" in {record.name for record in caplog.records})
+        idle(client)
+    (line,) = (record.getMessage() for record in caplog.records if record.name == "otel_waybill")
+    assert f"queue '{queue}{PARKED}'" in line
+    assert "inequivalent arg" in line
+    assert [] == seen
+
+    telemetry.instrument(policies={})
+    client.consume(queue, client.native(handle))
+    until(client, lambda: seen)
+    assert [b"order"] == seen
 
 
 def test_globs_apply_where_a_policy_can_stand(

@@ -7,10 +7,11 @@ import pytest
 
 from conformance.clients.aio_pika_plain import AioPikaPlain
 from conformance.clients.aio_pika_robust import AioPikaRobust
+from conformance.clients.pika_asyncio import PikaAsyncio
 from conformance.clients.pika_blocking import PikaBlocking
 from conformance.protocol import Client, Features
 
-_CLIENTS: Final[Sequence[type[Client]]] = (PikaBlocking, AioPikaPlain, AioPikaRobust)
+_CLIENTS: Final[Sequence[type[Client]]] = (PikaBlocking, PikaAsyncio, AioPikaPlain, AioPikaRobust)
 
 ALL: Final[dict[str, Callable[[str], Client]]] = {each.name: each for each in _CLIENTS}
 """How to connect each of them, by name."""

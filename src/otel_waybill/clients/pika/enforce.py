@@ -3,13 +3,24 @@
 import contextlib
 from copy import copy as shallow
 from functools import partial
+from typing import TYPE_CHECKING
 
-from opentelemetry import context as otel
 from pika.exceptions import AMQPError
+from pika.spec import Basic
 
 from otel_waybill.clients.pika import live
 from otel_waybill.clients.pika.copies import Copy, copies
-from otel_waybill.clients.pika.read import Pushed, copied, delivery, encoded_size, endpoint, original
+from otel_waybill.clients.pika.loop import call_later
+from otel_waybill.clients.pika.read import (
+    Pushed,
+    ambient,
+    copied,
+    delivery,
+    encoded_size,
+    endpoint,
+    original,
+    underlying,
+)
 from otel_waybill.clients.pika.settle import Call, GuardedChannel, ledgers, send
 from otel_waybill.clients.shared.arrival import arrive, execution
 from otel_waybill.clients.shared.departure import fitting
@@ -40,6 +51,9 @@ from otel_waybill.resilience.port import Answer
 from otel_waybill.telemetry.hooks import Message
 from otel_waybill.telemetry.semconv import ACK, NACK, Operation
 
+if TYPE_CHECKING:
+    from pika.adapters.blocking_connection import BlockingConnection
+
 _copying = harmless("publishing a copy")
 
 
@@ -54,7 +68,7 @@ class Guard:
         recorder = live.recorder()
         arrival = arrive(
             delivery(method, properties, queue),
-            otel.get_current(),
+            ambient(channel),
             recorder,
             max_deadline=terms.spec.max_deadline,
         )
@@ -62,6 +76,7 @@ class Guard:
         self._terms = terms
         self._handler = handler
         self._channel = channel
+        self._impl = underlying(channel)
         self._tag: int = method.delivery_tag
         self._wire = shallow(properties)
         self._body = body
@@ -75,20 +90,21 @@ class Guard:
             arrival,
             self.execution,
             self._message,
-            endpoint(channel._impl),
-            counted=self._counted,
+            endpoint(self._impl),
+            counted=self._counted or isinstance(method, Basic.GetOk),
         )
         self._later: Answer | None = None
         self._held: Answer | None = None
         self.entrusted = False
         self.settled: Settled | None = None
         self.outcome: Outcome | None = None
-        ledgers.of(channel._impl).entries[self._tag] = self
-        ledgers.note(channel._impl, self._message)
+        ledgers.of(self._impl).entries[self._tag] = self
+        ledgers.note(self._impl, self._message)
 
     def drive(self) -> None:
         """Start; the delivery then goes its way by callbacks."""
-        self._later = drive(self.execution, self)
+        if self._channel.is_open:
+            self._later = drive(self.execution, self)
 
     def note(self, settled: Settled) -> None:
         """Take note of what the program said about this delivery, in its handler or later."""
@@ -103,7 +119,7 @@ class Guard:
         if held is not None:
             held(Gone())
         elif self.entrusted and self.outcome is not None:
-            ledgers.of(self._channel._impl).close(self._tag)
+            ledgers.of(self._impl).close(self._tag)
 
     def emit(self, event: Event) -> None:
         """Tell whoever listens what happened to this delivery."""
@@ -113,7 +129,7 @@ class Guard:
         """Hold the delivery on a timer of its connection."""
         self._held = answer
         if self._channel.is_open:
-            self._channel.connection.call_later(seconds, self._waited)
+            call_later(self._channel, seconds, self._waited)
         else:
             self.gone()
 
@@ -162,7 +178,7 @@ class Guard:
 
     def settle(self, verdict: Ack | GiveBack | Leave) -> None:
         """Tell the broker, if it is for us to do so, and close the books."""
-        channel, tag = self._channel._impl, self._tag
+        channel, tag = self._impl, self._tag
         if isinstance(verdict, Ack):
             self._send(ACK, partial(channel.basic_ack, tag))
         elif isinstance(verdict, GiveBack):
@@ -175,13 +191,12 @@ class Guard:
         self.outcome = verdict.outcome
 
     def _publish(self, copy: Republish, headers: dict[str, object]) -> Copy | None:
-        connection = self._channel.connection
-        frame_max = connection._impl.params.frame_max
+        frame_max = self._impl.connection.params.frame_max
         fit = fitting(headers, lambda tried: encoded_size(copied(self._wire, tried)), frame_max)
         if fit is None:
             return None
         properties = copied(self._wire, fit)
-        return copies(connection).publish(copy.exchange, copy.routing_key, self._body, properties)
+        return copies(self._channel).publish(copy.exchange, copy.routing_key, self._body, properties)
 
     def _waited(self) -> None:
         answer, self._held = self._held, None
@@ -192,14 +207,17 @@ class Guard:
         # On a closed channel there is nothing to say: the broker has taken the delivery back.
         if self._channel.is_open:
             with contextlib.suppress(AMQPError), self._journal.current(), passthrough():
-                send(operation, self._channel._impl, self._message, call)
+                send(operation, self._impl, self._message, call)
 
     def _unless_gone(self, report: Report) -> Report:
         return report if self._channel.is_open else Gone()
 
 
 class Pull(Guard):
-    """A delivery that the program fetched itself: it waits here, where the program waits for it."""
+    """A delivery that the program fetched itself: it waits here, where the program waits for it.
+
+    Only on a BlockingConnection does a program wait.
+    """
 
     _counted = True
     _seconds = 0.0
@@ -215,7 +233,7 @@ class Pull(Guard):
             AMQPError: the connection failed; the broker takes the delivery back.
         """
         self.drive()
-        connection = self._channel.connection
+        connection: BlockingConnection = self._channel.connection
         while self.outcome is None:
             if self._held is None:
                 connection._flush_output(lambda: self.outcome is not None or self._held is not None)

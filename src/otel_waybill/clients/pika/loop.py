@@ -1,0 +1,26 @@
+"""What every adapter's connection can do for us without waiting: timers, and channels of our own."""
+
+from collections.abc import Callable
+
+from pika.adapters.blocking_connection import BlockingChannel
+from pika.channel import Channel
+
+from otel_waybill.clients.pika.read import AnyChannel, underlying
+
+
+def call_later(surface: AnyChannel, seconds: float, callback: Callable[[], None]) -> None:
+    """Call *callback* after so many *seconds*, from where the callbacks of *surface* are called."""
+    if isinstance(surface, BlockingChannel):
+        # A timer of the connection below fires within nested waits too, where no handler may run.
+        surface.connection.call_later(seconds, callback)
+    else:
+        surface.connection._adapter_call_later(seconds, callback)
+
+
+def open_beside(surface: AnyChannel, opened: Callable[[Channel], None]) -> Channel:
+    """Begin to open another channel on the connection of *surface*, and call *opened* when it is."""
+    channel: Channel = underlying(surface).connection.channel(on_open_callback=opened)
+    if isinstance(surface, BlockingChannel):
+        # What BlockingConnection.channel() does, without waiting. Its closing needs the blocking double.
+        channel._set_cookie(BlockingChannel(channel, surface.connection))
+    return channel
