@@ -2,6 +2,7 @@
 
 from typing import cast
 
+from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -9,7 +10,7 @@ from opentelemetry.sdk.trace.sampling import Sampler
 from opentelemetry.trace import SpanContext, SpanKind, Tracer
 
 import otel_waybill as waybill
-from otel_waybill import Policy, Settings
+from otel_waybill import Hooks, Policy, Settings
 
 
 class Telemetry:
@@ -21,10 +22,13 @@ class Telemetry:
         self.provider.add_span_processor(SimpleSpanProcessor(self._exporter))
 
     def instrument(
-        self, policies: dict[str, Policy] | None = None, settings: Settings | None = None
+        self,
+        policies: dict[str, Policy] | None = None,
+        settings: Settings | None = None,
+        hooks: Hooks | None = None,
     ) -> "Telemetry":
         """Instrument all clients, with everything going here."""
-        waybill.instrument(tracer_provider=self.provider, policies=policies, settings=settings)
+        waybill.instrument(tracer_provider=self.provider, policies=policies, settings=settings, hooks=hooks)
         return self
 
     def tracer(self) -> Tracer:
@@ -74,3 +78,8 @@ def links(span: ReadableSpan) -> list[int]:
 def facts(span: ReadableSpan) -> dict[str, object]:
     """Return the attributes of *span*."""
     return dict(span.attributes or {})
+
+
+def here() -> SpanContext:
+    """Return the span context that is current, perhaps an invalid one."""
+    return trace.get_current_span().get_span_context()

@@ -4,20 +4,22 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import pika
-from opentelemetry import trace
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import Sampler
-from opentelemetry.trace import SpanContext, Tracer
+from opentelemetry.trace import Tracer
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.spec import BasicProperties
 
 from otel_waybill import guard
 from otel_waybill.clients.pika.instrumentor import PikaInstrumentor
 from otel_waybill.patching import passthrough
+
+Unique = Callable[[str], str]
+"""Makes names that no other test has."""
 
 
 class Recorded:
@@ -98,7 +100,7 @@ def opened(url: str) -> Iterator[BlockingChannel]:
             connection.close()
 
 
-def declared(channel: BlockingChannel, unique: Callable[[str], str], **options: object) -> str:
+def declared(channel: BlockingChannel, unique: Unique, **options: object) -> str:
     """The name of a new queue that goes with the connection."""
     name = unique("q")
     channel.queue_declare(name, exclusive=True, **options)  # type: ignore[arg-type]  # see pika
@@ -120,22 +122,7 @@ def attributes(span: ReadableSpan) -> Mapping[str, object]:
     return span.attributes or {}
 
 
-def links(span: ReadableSpan) -> list[int]:
-    """The ids of the spans to which a span is linked."""
-    return [link.context.span_id for link in span.links]
-
-
 def identity(span: ReadableSpan) -> int:
     """The id of a span that has ended."""
     assert span.context is not None
     return int(span.context.span_id)
-
-
-def parent(span: ReadableSpan) -> int | None:
-    """The id of the parent of a span."""
-    return None if span.parent is None else span.parent.span_id
-
-
-def here() -> SpanContext:
-    """The span context that is current, perhaps an invalid one."""
-    return trace.get_current_span().get_span_context()

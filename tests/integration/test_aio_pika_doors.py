@@ -1,84 +1,19 @@
 """Every way in which aio-pika hands out a message that the program fetches itself."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager
 
 import aio_pika
 import pytest
-from aio_pika.abc import AbstractExchange, AbstractQueue
 from aio_pika.exceptions import QueueEmpty
-from opentelemetry import trace
 from opentelemetry.instrumentation.utils import suppress_instrumentation
-from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
 
 import otel_waybill as waybill
-from conformance.telemetry import Telemetry, identity, links, parent
-from otel_waybill import guard
+from conformance.telemetry import here, identity, links, parent
+from integration.aio_pika_recording import Doors, Tell
 
 
-class Doors:
-    """A queue, somebody who fills it, and the spans of those who fetch from it."""
-
-    def __init__(self, telemetry: Telemetry, queue: AbstractQueue, exchange: AbstractExchange) -> None:
-        self._telemetry = telemetry
-        self._exchange = exchange
-        self.queue = queue
-
-    async def fill(self, *requests: str) -> None:
-        """Publish one message for each request."""
-        for request in requests:
-            with waybill.request(id=request):
-                await self._exchange.publish(aio_pika.Message(request.encode()), self.queue.name)
-
-    def spans(self, operation: str) -> list[ReadableSpan]:
-        """Return the ended spans of one operation on the queue, by their start."""
-        return [span for span in self._telemetry.spans() if span.name == f"{operation} {self.queue.name}"]
-
-
-Story = Callable[[Doors], Coroutine[object, object, None]]
-
-
-@pytest.fixture
-def telemetry() -> Iterator[Telemetry]:
-    """What an instrumented aio-pika records, with our own faults let through."""
-    guard.reraise(on=True)
-    yield Telemetry().instrument()
-    waybill.uninstrument()
-    guard.reraise(on=False)
-
-
-@pytest.fixture(params=["plain", "robust"])
-def tell(
-    request: pytest.FixtureRequest, telemetry: Telemetry, amqp_url: str, unique: Callable[[str], str]
-) -> Callable[[Story], None]:
-    """Runs a story on a connection of either kind, and finds nothing current at its end."""
-
-    @asynccontextmanager
-    async def opened() -> AsyncIterator[Doors]:
-        connect = aio_pika.connect if request.param == "plain" else aio_pika.connect_robust
-        async with await connect(amqp_url) as connection:
-            channel = await connection.channel()
-            await channel.set_qos(10)
-            queue = await channel.declare_queue(unique("doors"), durable=True)
-            yield Doors(telemetry, queue, channel.default_exchange)
-            await queue.delete(if_unused=False, if_empty=False)
-
-    async def told(story: Story) -> None:
-        async with opened() as doors:
-            await story(doors)
-            assert not _current_is_valid()
-            assert waybill.Waybill() == waybill.current()
-
-    return lambda story: asyncio.run(told(story))
-
-
-def _current_is_valid() -> bool:
-    return trace.get_current_span().get_span_context().is_valid
-
-
-def test_get_is_a_receive_span_linked_to_the_publish(tell: Callable[[Story], None]) -> None:
+def test_get_is_a_receive_span_linked_to_the_publish(tell: Tell) -> None:
     """A fetched message shows when it was handed over, and where it came from."""
 
     async def story(doors: Doors) -> None:
@@ -96,7 +31,7 @@ def test_get_is_a_receive_span_linked_to_the_publish(tell: Callable[[Story], Non
     tell(story)
 
 
-def test_empty_queue_leaves_no_trace(tell: Callable[[Story], None]) -> None:
+def test_empty_queue_leaves_no_trace(tell: Tell) -> None:
     """Asking in vain is no message: no span, and aio-pika's own answer."""
 
     async def story(doors: Doors) -> None:
@@ -108,7 +43,7 @@ def test_empty_queue_leaves_no_trace(tell: Callable[[Story], None]) -> None:
     tell(story)
 
 
-def test_process_block_is_the_processing_of_a_fetched_message(tell: Callable[[Story], None]) -> None:
+def test_process_block_is_the_processing_of_a_fetched_message(tell: Tell) -> None:
     """`async with message.process()` is where the work is: child of the publish, with its waybill."""
 
     async def story(doors: Doors) -> None:
@@ -116,7 +51,7 @@ def test_process_block_is_the_processing_of_a_fetched_message(tell: Callable[[St
         message = await doors.queue.get()
         async with message.process():
             assert "1" == waybill.current().request_id
-            inside = trace.get_current_span().get_span_context().span_id
+            inside = here().span_id
 
         (process,), (publish,), (ack,) = doors.spans("process"), doors.spans("publish"), doors.spans("ack")
         assert inside == identity(process).span_id
@@ -127,7 +62,7 @@ def test_process_block_is_the_processing_of_a_fetched_message(tell: Callable[[St
     tell(story)
 
 
-def test_error_in_a_process_block_is_the_error_of_its_span(tell: Callable[[Story], None]) -> None:
+def test_error_in_a_process_block_is_the_error_of_its_span(tell: Tell) -> None:
     """The exception leaves as it is, the message is rejected, and the span has failed."""
     error = ValueError("no")
 
@@ -147,7 +82,7 @@ def test_error_in_a_process_block_is_the_error_of_its_span(tell: Callable[[Story
     tell(story)
 
 
-def test_callback_that_processes_has_one_process_span(tell: Callable[[Story], None]) -> None:
+def test_callback_that_processes_has_one_process_span(tell: Tell) -> None:
     """`message.process()` inside a callback is part of the callback's span, not another."""
 
     async def story(doors: Doors) -> None:
@@ -168,7 +103,7 @@ def test_callback_that_processes_has_one_process_span(tell: Callable[[Story], No
     tell(story)
 
 
-def test_prefetched_messages_have_no_spans(tell: Callable[[Story], None]) -> None:
+def test_prefetched_messages_have_no_spans(tell: Tell) -> None:
     """Whoever takes one of three sees one receive span, and the waybill of that message in the body."""
 
     async def story(doors: Doors) -> None:
@@ -176,7 +111,7 @@ def test_prefetched_messages_have_no_spans(tell: Callable[[Story], None]) -> Non
         async with doors.queue.iterator() as messages:
             async for message in messages:
                 assert "1" == waybill.current().request_id
-                assert _current_is_valid()
+                assert here().is_valid
                 await message.ack()
                 break
         assert 1 == len(doors.spans("receive"))
@@ -184,7 +119,7 @@ def test_prefetched_messages_have_no_spans(tell: Callable[[Story], None]) -> Non
     tell(story)
 
 
-def test_each_step_of_a_loop_has_the_context_of_its_own_message(tell: Callable[[Story], None]) -> None:
+def test_each_step_of_a_loop_has_the_context_of_its_own_message(tell: Tell) -> None:
     """What is done in the body is done on behalf of the message in hand."""
 
     async def story(doors: Doors) -> None:
@@ -204,13 +139,13 @@ def test_each_step_of_a_loop_has_the_context_of_its_own_message(tell: Callable[[
     tell(story)
 
 
-def test_bare_loop_leaks_no_context(tell: Callable[[Story], None]) -> None:
+def test_bare_loop_leaks_no_context(tell: Tell) -> None:
     """Nothing tells that a bare `async for` was left, so nothing of the message is current in its body."""
 
     async def story(doors: Doors) -> None:
         await doors.fill("1", "2")
         async for message in doors.queue.iterator():
-            assert not _current_is_valid()
+            assert not here().is_valid
             assert waybill.current().request_id is None
             await message.ack()
             if message.body == b"2":
@@ -220,7 +155,7 @@ def test_bare_loop_leaks_no_context(tell: Callable[[Story], None]) -> None:
     tell(story)
 
 
-def test_policy_knows_the_queue_of_a_fetched_message(tell: Callable[[Story], None]) -> None:
+def test_policy_knows_the_queue_of_a_fetched_message(tell: Tell) -> None:
     """`policy.run` after `get` or in a loop needs no queue, and its attempt is the processing."""
 
     async def story(doors: Doors) -> None:
@@ -242,7 +177,7 @@ def test_policy_knows_the_queue_of_a_fetched_message(tell: Callable[[Story], Non
     tell(story)
 
 
-def test_suppressed_instrumentation_is_as_if_there_were_none(tell: Callable[[Story], None]) -> None:
+def test_suppressed_instrumentation_is_as_if_there_were_none(tell: Tell) -> None:
     """No span at any door, and the messages arrive all the same."""
 
     async def story(doors: Doors) -> None:

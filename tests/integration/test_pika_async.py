@@ -17,16 +17,15 @@ from pika.frame import Method as MethodFrame
 from pika.spec import Basic, BasicProperties
 
 import otel_waybill as waybill
+from conformance.telemetry import here, links, parent
 from integration.pika_loops import LOOPS, Done, Loop, on_asyncio, on_select, on_tornado, play
 from integration.pika_recording import (
     Recorded,
+    Unique,
     attributes,
     declared,
-    here,
     identity,
-    links,
     opened,
-    parent,
     recording,
     send_bare,
 )
@@ -37,25 +36,6 @@ if TYPE_CHECKING:
     from pika.frame import Method
 
     Frame: TypeAlias = Method[Basic.Ack | Basic.Nack]
-
-Unique = Callable[[str], str]
-
-
-@pytest.fixture
-def recorded() -> Iterator[Recorded]:
-    """Pika, instrumented for one test."""
-    with recording() as recorded:
-        yield recorded
-
-
-@pytest.fixture
-def queue(amqp_url: str, unique: Unique) -> Iterator[str]:
-    """A queue that goes with the test."""
-    name = unique("q")
-    with opened(amqp_url) as channel:
-        channel.queue_declare(name)
-        yield name
-        channel.queue_delete(name)
 
 
 def fill(url: str, queue: str, count: int = 1) -> None:

@@ -4,7 +4,7 @@ import gc
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextvars import copy_context
 
 import pika
@@ -18,15 +18,14 @@ from pika.exceptions import ChannelClosedByBroker, NackError, UnroutableError
 from pika.spec import Basic, BasicProperties
 
 import otel_waybill as waybill
+from conformance.telemetry import here, links, parent
 from integration.pika_recording import (
     Recorded,
+    Unique,
     attributes,
     declared,
-    here,
     identity,
-    links,
     opened,
-    parent,
     recording,
     send_bare,
 )
@@ -34,28 +33,6 @@ from otel_waybill.clients.pika import pull
 from otel_waybill.core.delivery import Result
 from otel_waybill.errors import InvalidPolicy
 from otel_waybill.patching import passthrough
-
-Unique = Callable[[str], str]
-
-
-@pytest.fixture
-def recorded() -> Iterator[Recorded]:
-    """Pika, instrumented for one test."""
-    with recording() as recorded:
-        yield recorded
-
-
-@pytest.fixture
-def channel(amqp_url: str) -> Iterator[BlockingChannel]:
-    """A channel of a connection of its own."""
-    with opened(amqp_url) as channel:
-        yield channel
-
-
-@pytest.fixture
-def queue(channel: BlockingChannel, unique: Unique) -> str:
-    """A queue that goes with the connection of `channel`."""
-    return declared(channel, unique)
 
 
 def _send(recorded: Recorded, channel: BlockingChannel, queue: str, count: int = 1) -> None:

@@ -1,6 +1,6 @@
 """What OpenTelemetry's own pika instrumentation gets wrong, B1 to B12: it passes none of these tests."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any, TypeVar
 
@@ -23,14 +23,14 @@ from pika.channel import Channel
 from pika.exceptions import UnroutableError
 from pika.spec import Basic, BasicProperties
 
+from conformance.telemetry import here, links
 from integration.pika_loops import Done, on_select, play
 from integration.pika_recording import (
     Recorded,
+    Unique,
     attributes,
     declared,
-    here,
     identity,
-    links,
     opened,
     recording,
     send_bare,
@@ -40,27 +40,6 @@ from otel_waybill.config import Settings
 from otel_waybill.telemetry.hooks import Message
 
 T = TypeVar("T")
-Unique = Callable[[str], str]
-
-
-@pytest.fixture
-def recorded() -> Iterator[Recorded]:
-    """Pika, instrumented for one test."""
-    with recording() as recorded:
-        yield recorded
-
-
-@pytest.fixture
-def channel(amqp_url: str) -> Iterator[BlockingChannel]:
-    """A channel of a connection of its own."""
-    with opened(amqp_url) as channel:
-        yield channel
-
-
-@pytest.fixture
-def queue(channel: BlockingChannel, unique: Unique) -> str:
-    """A queue that goes with the connection of `channel`."""
-    return declared(channel, unique)
 
 
 def _consumed(channel: BlockingChannel, queue: str, count: int = 1) -> list[Mapping[str, object]]:
@@ -92,11 +71,9 @@ def test_b1_one_publish_is_one_span_and_one_call_of_the_hook(channel: BlockingCh
 
 
 def test_b2_consumers_on_asynchronous_channels_are_traced(
-    recorded: Recorded, amqp_url: str, channel: BlockingChannel, queue: str
+    recorded: Recorded, amqp_url: str, queue: str
 ) -> None:
     """Contrib looks for a BlockingChannel's consumers, and a Channel has plain functions."""
-    channel.queue_delete(queue)
-    channel.queue_declare(queue)
     seen: list[bool] = []
 
     def scenario(on: Channel, done: Done) -> None:
@@ -108,7 +85,6 @@ def test_b2_consumers_on_asynchronous_channels_are_traced(
         on.basic_publish("", queue, b"")
 
     play(on_select(), amqp_url, scenario)
-    channel.queue_delete(queue)
 
     assert [True] == seen
     assert [SpanKind.PRODUCER, SpanKind.CONSUMER] == [span.kind for span in recorded.spans]

@@ -19,18 +19,10 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import blockingCallFromThread
 
 import otel_waybill as waybill
-from integration.pika_recording import (
-    Recorded,
-    attributes,
-    identity,
-    links,
-    opened,
-    parent,
-    recording,
-)
+from conformance.telemetry import links, parent
+from integration.pika_recording import Recorded, Unique, attributes, identity, recording
 from otel_waybill.errors import InvalidPolicy
 
-Unique = Callable[[str], str]
 Scenario = Callable[[TwistedChannel], Coroutine[Deferred[Any], Any, None]]
 
 reactor: Any = _reactor  # Any: Twisted puts the real one there at run time
@@ -45,23 +37,6 @@ def _reactor_thread() -> Iterator[None]:
     yield
     reactor.callFromThread(reactor.stop)
     thread.join()
-
-
-@pytest.fixture
-def recorded() -> Iterator[Recorded]:
-    """Pika, instrumented for one test."""
-    with recording() as recorded:
-        yield recorded
-
-
-@pytest.fixture
-def queue(amqp_url: str, unique: Unique) -> Iterator[str]:
-    """A queue that goes with the test."""
-    name = unique("q")
-    with opened(amqp_url) as channel:
-        channel.queue_declare(name)
-        yield name
-        channel.queue_delete(name)
 
 
 def play(url: str, scenario: Scenario) -> None:

@@ -22,11 +22,11 @@ Attribute: TypeAlias = Value | tuple[str, ...]
 _SYSTEM: Final = "rabbitmq"
 _DEFAULT_EXCHANGE: Final = "amq.default"
 # Names that some program made up for one queue. The first line is the rule of the OpenTelemetry Java
-# instrumentation (broker, Spring AMQP, Spring Cloud Stream, bare UUID); aio-pika's ``amq_`` and the reply
-# addresses of direct reply-to are as unbounded and missing there.
+# instrumentation (broker, Spring AMQP, Spring Cloud Stream, bare UUID); aio-pika's ``amq_``, a number in its
+# earlier versions, and the reply addresses of direct reply-to are as unbounded and missing there.
 _ANONYMOUS: Final = re.compile(
     r"(amq\.gen-|spring\.gen-).*|.*\.anonymous\.[\w-]{22}|HEX{8}(-HEX{4}){3}-HEX{12}"
-    r"|amq_HEX{32}|amq\.rabbitmq\.reply-to\..*".replace("HEX", "[0-9a-fA-F]"),
+    r"|amq_(HEX{32}|0xHEX{1,32})|amq\.rabbitmq\.reply-to\..*".replace("HEX", "[0-9a-fA-F]"),
     re.ASCII | re.DOTALL,
 )
 # Entries; more routing keys than this are in nobody's steady state, and a miss costs microseconds.

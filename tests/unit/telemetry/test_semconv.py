@@ -79,6 +79,8 @@ def test_the_destination_of_a_delivery(
         "123e4567-e89b-12d3-a456-426614174000",
         "123E4567-E89B-12D3-A456-426614174000",
         "amq_123e4567e89b12d3a456426614174000",
+        "amq_0x123e4567e89b12d3a456426614174000",
+        "amq_0x23e4567e89b12d3a456426614174000",
         "amq.rabbitmq.reply-to.g1h2AA5yZXBseUAxMTQ",
     ],
 )
@@ -101,6 +103,8 @@ def test_a_generated_name_is_anonymous(name: str) -> None:
         "123e4567e89b12d3a456426614174000",
         "amq_orders",
         "amq_123e4567e89b12d3a456426614174000x",
+        "amq_0x",
+        "amq_0x123e4567e89b12d3a4564266141740000",
     ],
 )
 def test_a_name_that_somebody_chose_is_not_anonymous(name: str) -> None:

@@ -3,10 +3,8 @@
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
-from weakref import WeakKeyDictionary
 
 import aio_pika.tools
-from aio_pika.abc import AbstractChannel as AnyChannel
 from aio_pika.channel import Channel
 from aio_pika.message import IncomingMessage
 from aio_pika.queue import Queue, QueueIterator
@@ -18,6 +16,7 @@ from otel_waybill.clients.aio_pika.enforce import Guard, kept
 from otel_waybill.clients.aio_pika.read import ambient, channel_of, delivery, endpoint, underlay_of
 from otel_waybill.clients.aio_pika.settle import ledgers
 from otel_waybill.clients.shared.arrival import arrive
+from otel_waybill.clients.shared.ledger import Owned
 from otel_waybill.clients.shared.policies import Consumer, check_prefetch, known_queue
 from otel_waybill.core.delivery import Outcome
 from otel_waybill.guard import harmless
@@ -30,8 +29,8 @@ from otel_waybill.telemetry.semconv import PROCESS
 Callback = Callable[[IncomingMessage], Awaitable[object]]
 
 _tracing = harmless("tracing a delivery")
-_prefetch: WeakKeyDictionary[AnyChannel | AbstractChannel, int] = WeakKeyDictionary()
-_queues: WeakKeyDictionary[AbstractChannel, dict[str, str]] = WeakKeyDictionary()
+_prefetch: Owned[int] = Owned("prefetch", int)
+_queues: Owned[dict[str, str]] = Owned("queues", dict)
 
 
 async def consume(
@@ -60,7 +59,7 @@ async def consume(
         delivering = _delivering(handler, terms, queue, acknowledges=consumer.acknowledges)
         args, kwargs = replaced(args, kwargs, 0, "callback", delivering)
     tag = await wrapped(*args, **kwargs)
-    _queues.setdefault(await underlay_of(queue.channel), {})[tag] = queue.name
+    _queues.of(await underlay_of(queue.channel))[tag] = queue.name
     return tag
 
 
@@ -73,11 +72,11 @@ def set_qos(
     """Stand in for `Channel.set_qos`: a prefetch that the program chose is left as it is."""
     count = argument(args, kwargs, 0, "prefetch_count", 0)
     if isinstance(count, int):
-        _prefetch[channel] = count
+        _prefetch.put(channel, count)
         # What a queue of aio-pika 9.0 calls its channel.
         underlay = getattr(channel, "_channel", None)
         if underlay is not None:
-            _prefetch[underlay.channel] = count
+            _prefetch.put(underlay.channel, count)
     return wrapped(*args, **kwargs)
 
 
@@ -99,7 +98,7 @@ async def run(terms: Terms, queue: str | None, message: IncomingMessage, handler
         InvalidPolicy: the policy was not told which queue this is.
     """
     channel = channel_of(message)
-    consumed = _queues.get(channel, {}).get(message.consumer_tag or "")
+    consumed = _queues.of(channel).get(message.consumer_tag or "")
     name = known_queue(queue or consumed or ledgers.about(channel, message.delivery_tag).queue)
     # Entered in the ledger before anything is awaited, so that no ack of another speaks for it.
     guard = Guard(terms, handler, name, message)
@@ -168,7 +167,7 @@ async def _prepare(channel: AbstractChannel, queue: str, terms: Terms) -> None:
 
 
 async def _limit_prefetch(queue: Queue, terms: Terms) -> None:
-    seen = _prefetch.get(queue.channel)
+    seen = _prefetch.seen(queue.channel)
     check_prefetch(seen, queue.name)
     if seen is None:
         # Not by set_qos: that of a robust channel waits until it is restored, and this is part of restoring.

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable
 from functools import partial
-from weakref import WeakKeyDictionary
 
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.channel import Channel
@@ -30,9 +29,9 @@ from otel_waybill.telemetry.semconv import PROCESS
 
 _log = logging.getLogger("otel_waybill")
 _tracing = harmless("tracing a delivery")
-_prefetch: WeakKeyDictionary[Channel, int] = WeakKeyDictionary()
+_prefetch: Owned[int] = Owned("prefetch", int)
 _watched: Owned[bool] = Owned("watched", bool)
-_queues: WeakKeyDictionary[Channel, dict[str, str]] = WeakKeyDictionary()
+_queues: Owned[dict[str, str]] = Owned("queues", dict)
 
 
 class Policed:
@@ -118,7 +117,7 @@ def basic_consume(
         delivering = Delivering(handler, queue, acknowledges=acknowledges)
         args, kwargs = replaced(args, kwargs, 1, "on_message_callback", delivering)
     tag = wrapped(*args, **kwargs)
-    _queues.setdefault(underlying(channel), {})[tag] = queue
+    _queues.of(underlying(channel))[tag] = queue
     return tag
 
 
@@ -136,7 +135,7 @@ def basic_qos(
     """Stand in for `Channel.basic_qos`: a prefetch that the program chose is left as it is."""
     count = argument(args, kwargs, 1, "prefetch_count", 0)
     if isinstance(count, int):
-        _prefetch[channel] = count
+        _prefetch.put(channel, count)
     return wrapped(*args, **kwargs)
 
 
@@ -177,7 +176,7 @@ def _queue(given: str | None, pushed: Pushed) -> str:
         )
         raise InvalidPolicy(msg)
     channel, method = underlying(pushed.channel), pushed.method
-    consumed = _queues.get(channel, {}).get(getattr(method, "consumer_tag", ""))
+    consumed = _queues.of(channel).get(getattr(method, "consumer_tag", ""))
     return known_queue(given or consumed or settle.ledgers.about(channel, method.delivery_tag).queue)
 
 
@@ -219,10 +218,10 @@ def _on_close(channel: Channel, _reason: Exception) -> None:
 
 
 def _check_prefetch(channel: AnyChannel, queue: str) -> None:
-    check_prefetch(_prefetch.get(underlying(channel)), queue)
+    check_prefetch(_prefetch.seen(underlying(channel)), queue)
 
 
 def _limit_prefetch(channel: AnyChannel, terms: Terms) -> None:
-    if _prefetch.get(underlying(channel)) is None:
+    if _prefetch.seen(underlying(channel)) is None:
         with passthrough():
             channel.basic_qos(prefetch_count=terms.spec.prefetch)
