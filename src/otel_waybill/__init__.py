@@ -13,9 +13,11 @@ from otel_waybill.errors import (
     DeadlineExceeded,
     InvalidPolicy,
     InvalidRequest,
+    ThreadBusy,
     TopologyMismatch,
     Unconfirmed,
     WaybillError,
+    WrongThread,
 )
 from otel_waybill.instrumentation import instrument, uninstrument
 from otel_waybill.policy import Policy
@@ -39,10 +41,12 @@ __all__ = [
     "Result",
     "Retry",
     "Settings",
+    "ThreadBusy",
     "TopologyMismatch",
     "Unconfirmed",
     "Waybill",
     "WaybillError",
+    "WrongThread",
     "check",
     "current",
     "deadline",

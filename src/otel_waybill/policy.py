@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pika.spec import Basic, BasicProperties
 
 _PIKA_ARGUMENTS = 4
+_PREFETCH = 20
 
 
 class Policy:
@@ -33,8 +34,13 @@ class Policy:
             one that acknowledges before it returns is respected. "handler": the program settles by
             itself, its nack or reject is a failure, and a return without settling leaves the delivery
             open. None: "return" for `wrap` and `run`, "handler" for a policy given by name.
-        prefetch: unacknowledged deliveries per consumer, 1 or more; what the program sets itself wins.
-        confirm_timeout: seconds to wait for the broker's confirm of a copy, above 0.
+        prefetch: unacknowledged deliveries per consumer, 1 or more; what the program sets itself wins. By
+            default 20, or twice the *workers* if that is more.
+        workers: on pika, threads in which handlers run while the connection's thread keeps the connection
+            alive; 0 runs each where pika calls it. In a thread a handler gets a channel that can ack, nack,
+            reject and publish; `run` never uses one. aio-pika has no need of them.
+        confirm_timeout: seconds to wait for the broker's confirm of a copy, and in a worker for a publish,
+            above 0.
         hold_max: seconds to keep trying to publish a copy before the message is given back, above 0.
         skew_tolerance: seconds that a deadline may be overrun before it counts, 0 or more.
         max_deadline: seconds; a deadline further away is shortened to it, above 0.
@@ -49,7 +55,8 @@ class Policy:
         retry: Retry | None = None,
         breaker: CircuitBreaker | None = None,
         settle: Settle | None = None,
-        prefetch: int = 20,
+        prefetch: int | None = None,
+        workers: int = 0,
         confirm_timeout: float = 5.0,
         hold_max: float = 300.0,
         skew_tolerance: float = 1.0,
@@ -58,7 +65,8 @@ class Policy:
         spec = PolicySpec(
             retry=retry,
             settle=settle,
-            prefetch=prefetch,
+            prefetch=max(2 * workers, _PREFETCH) if prefetch is None else prefetch,
+            workers=workers,
             confirm_timeout=confirm_timeout,
             hold_max=hold_max,
             skew_tolerance=skew_tolerance,

@@ -45,6 +45,7 @@ class Features:
         reconnects: whether a lost connection comes back, with its consumers.
         surfaces: whether an exception that leaves a callback leaves the client's loop, too.
         tells_returns: whether publish returns, rather than raises, that nobody could route the message.
+        workers: threads in which the handlers of policies run; only scenarios with a policy run there.
         waits: whether consuming, or `Policy.run`, waits for the broker and says what came of it.
     """
 
@@ -55,6 +56,7 @@ class Features:
     reconnects: bool = False
     surfaces: bool = True
     tells_returns: bool = False
+    workers: int = 0
     waits: bool = True
 
 

@@ -1,7 +1,7 @@
 """The doors of pika's asynchronous channels, under each event loop that runs them, on a real broker."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -26,6 +26,7 @@ from integration.pika_recording import (
     declared,
     identity,
     opened,
+    parked,
     recording,
     send_bare,
 )
@@ -183,25 +184,6 @@ def test_suppressed_means_as_if_uninstrumented(recorded: Recorded, amqp_url: str
 
 
 RETRY = waybill.Retry(attempts=2, backoff=waybill.Backoff(first=0.2, ceiling=0.2, jitter="none"))
-
-
-@pytest.fixture
-def policed(amqp_url: str, unique: Unique) -> Iterator[str]:
-    """A queue with one message, where failures are to be parked; in the end both queues go."""
-    name = unique("policed")
-    with opened(amqp_url) as channel:
-        channel.queue_declare(name, durable=True)
-        send_bare(channel, name)
-        yield name
-        channel.queue_delete(name)
-        channel.queue_delete(f"{name}.parked")
-
-
-def parked(url: str, queue: str) -> int:
-    """Return how many messages of *queue* are parked."""
-    with opened(url) as channel:
-        count: int = channel.queue_declare(f"{queue}.parked", passive=True).method.message_count
-        return count
 
 
 @pytest.mark.parametrize("instrumented", [True, False], ids=["instrumented", "bare"])

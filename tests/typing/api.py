@@ -33,10 +33,12 @@ from otel_waybill import (
     Result,
     Retry,
     Settings,
+    ThreadBusy,
     TopologyMismatch,
     Unconfirmed,
     Waybill,
     WaybillError,
+    WrongThread,
 )
 
 # Policies and what they are made of.
@@ -47,6 +49,7 @@ orders = Policy(
     breaker=payments,
     settle="return",
     prefetch=20,
+    workers=8,
     confirm_timeout=5.0,
     hold_max=300.0,
     skew_tolerance=1.0,
@@ -188,7 +191,7 @@ def usual(error: TimeoutError | ValueError) -> float:
     return len(error.args)
 
 
-def errors(error: WaybillError) -> float | str | None:
+def errors(error: WaybillError) -> float | str | None:  # noqa: PLR0911 - one for each
     """Tell what each error knows."""
     match error:
         case DeadlineExceeded():
@@ -199,6 +202,10 @@ def errors(error: WaybillError) -> float | str | None:
             return assert_type(error.entity, str) + assert_type(error.reply, str)
         case Unconfirmed():
             return assert_type(error.reply, str)
+        case ThreadBusy():
+            return assert_type(error.timeout, float) + usual(error)
+        case WrongThread():
+            return assert_type(error.attribute, str)
         case InvalidPolicy() | InvalidRequest():
             return usual(error)
     error.retry_after  # type: ignore[attr-defined]  # noqa: B018 - what must not be there

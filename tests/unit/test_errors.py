@@ -11,9 +11,11 @@ from otel_waybill.errors import (
     DeadlineExceeded,
     InvalidPolicy,
     InvalidRequest,
+    ThreadBusy,
     TopologyMismatch,
     Unconfirmed,
     WaybillError,
+    WrongThread,
 )
 
 ERRORS = {
@@ -28,6 +30,15 @@ ERRORS = {
         "delete the existing one, or let the policy use another name"
     ),
     Unconfirmed("nack"): "the copy is not confirmed and routed: nack; the original stays unacknowledged",
+    WrongThread("queue_declare"): (
+        "'queue_declare' of a channel belongs to the thread of its connection; a handler under "
+        "Policy(workers=...) may ack, nack, reject and publish, and hand the rest over by "
+        "connection.add_callback_threadsafe"
+    ),
+    ThreadBusy(5.0): (
+        "the connection's thread did not finish this publish within 5 s; keep its other callbacks short, or "
+        "let the policy's confirm_timeout be longer"
+    ),
     BrokerUnavailable(("AMQP_URL: not set",), ("apt-get install rabbitmq-server",)): (
         "no RabbitMQ for this run\n  - AMQP_URL: not set\nto get one:\n  apt-get install rabbitmq-server"
     ),
@@ -61,6 +72,8 @@ def test_one_base_catches_them_all(error: WaybillError) -> None:
         (InvalidPolicy, ValueError),
         (InvalidRequest, ValueError),
         (TopologyMismatch, InvalidPolicy),
+        (ThreadBusy, TimeoutError),
+        (WrongThread, AttributeError),
     ],
 )
 def test_is_also_what_python_calls_it(kind: type[Exception], base: type[Exception]) -> None:
@@ -77,6 +90,8 @@ def test_facts_are_attributes() -> None:
     assert 0.5 == DeadlineExceeded(0.5).overdue
     assert ("q", "r") == (TopologyMismatch("q", "r").entity, TopologyMismatch("q", "r").reply)
     assert "nack" == Unconfirmed("nack").reply
+    assert "connection" == WrongThread("connection").attribute
+    assert 5.0 == ThreadBusy(5.0).timeout
     assert (("a",), ("b",)) == (
         BrokerUnavailable(("a",), ("b",)).tried,
         BrokerUnavailable(("a",), ("b",)).remedies,

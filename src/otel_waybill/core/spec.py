@@ -89,6 +89,7 @@ class PolicySpec:
     Attributes:
         retry: None parks on the first failure.
         prefetch: unacknowledged deliveries per consumer, 1 or more; it bounds what is held.
+        workers: threads in which handlers run on pika; 0 runs them where pika calls them.
         confirm_timeout: seconds to wait for the broker's confirm of a copy, above 0.
         hold_max: seconds for which a copy that the broker does not confirm is tried again before the
             message is given back, above 0.
@@ -100,6 +101,7 @@ class PolicySpec:
     retry: Retry | None = None
     settle: Settle | None = None
     prefetch: int = 20
+    workers: int = 0
     confirm_timeout: float = 5.0
     hold_max: float = 300.0
     skew_tolerance: float = 1.0
@@ -111,6 +113,7 @@ class PolicySpec:
             holds=self.prefetch >= 1,
             seen=self.prefetch,
         )
+        require(rule="workers >= 0", holds=self.workers >= 0, seen=self.workers)
         for name in ("confirm_timeout", "hold_max", "max_deadline"):
             value = getattr(self, name)
             require(rule=f"0 < {name} < inf (seconds)", holds=0 < value < math.inf, seen=value)

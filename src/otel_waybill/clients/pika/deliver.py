@@ -9,9 +9,9 @@ from pika.channel import Channel
 from pika.exceptions import ChannelClosedByBroker
 from pika.spec import Basic, BasicProperties
 
-from otel_waybill.clients.pika import live, settle, topology
+from otel_waybill.clients.pika import live, settle, topology, workers
 from otel_waybill.clients.pika.copies import copies
-from otel_waybill.clients.pika.enforce import Guard, Pull
+from otel_waybill.clients.pika.enforce import Guard, Pull, Threaded
 from otel_waybill.clients.pika.read import AnyChannel, Method, Pushed, ambient, delivery, endpoint, underlying
 from otel_waybill.clients.pika.topology import Declaration
 from otel_waybill.clients.shared.arrival import arrive
@@ -46,7 +46,8 @@ class Policed:
     def __call__(self, channel: AnyChannel, method: Method, properties: BasicProperties, body: bytes) -> None:
         """Handle one delivery as pika calls it; it is held until all that a failure needs is declared."""
         pushed = Pushed(channel, method, properties, body)
-        self._ready.then(Guard(self._terms, self.__wrapped__, self._queue, pushed).drive)
+        kind = Threaded if self._terms.spec.workers else Guard
+        self._ready.then(kind(self._terms, self.__wrapped__, self._queue, pushed).drive)
 
 
 class Delivering:
@@ -215,6 +216,7 @@ def _watch(channel: Channel) -> None:
 def _on_close(channel: Channel, _reason: Exception) -> None:
     for guard in list(settle.ledgers.of(channel).entries.values()):
         guard.gone()
+    workers.close(channel)
 
 
 def _check_prefetch(channel: AnyChannel, queue: str) -> None:

@@ -21,7 +21,8 @@ from otel_waybill.clients.pika.read import (
     original,
     underlying,
 )
-from otel_waybill.clients.pika.settle import Call, GuardedChannel, ledgers, send
+from otel_waybill.clients.pika.settle import Call, for_handler, ledgers, send
+from otel_waybill.clients.pika.workers import WorkerChannel, workers
 from otel_waybill.clients.shared.arrival import arrive, execution
 from otel_waybill.clients.shared.departure import fitting
 from otel_waybill.clients.shared.journal import Journal
@@ -135,24 +136,16 @@ class Guard:
 
     def attempt(self, run: Run, answer: Answer) -> None:
         """Call the handler where pika calls it."""
-        self.settled, self.entrusted = None, True
-        self._journal.open(run)
-        channel = self._channel if live.patched else GuardedChannel(self._channel)
+        self._begin(run)
         try:
-            with self._journal.current(run), self._terms.lent(run.permit):
-                self._handler(channel, self._method, self._properties, self._body)
+            self._call(run, for_handler(self._channel))
         except Exception as error:  # noqa: BLE001 - whatever a handler raises is a failure of this attempt
-            self.entrusted = False
-            self._journal.error(error)
-            answer(Raised(error, self.settled))
+            answer(self._end(error))
         except BaseException as error:
-            self.entrusted = False
-            self._journal.error(error)
-            answer(Cancelled(self.settled))
+            answer(self._end(error))
             raise
         else:
-            self.entrusted = False
-            answer(Returned(self.settled))
+            answer(self._end(None))
 
     def republish(self, copy: Republish, answer: Answer) -> None:
         """Send the copy, unless it is still on its way or safe already, and answer with its fate."""
@@ -190,6 +183,21 @@ class Guard:
         self._journal.close(verdict.outcome)
         self.outcome = verdict.outcome
 
+    def _begin(self, run: Run) -> None:
+        self.settled, self.entrusted = None, True
+        self._journal.open(run)
+
+    def _call(self, run: Run, channel: object) -> None:
+        with self._journal.current(run), self._terms.lent(run.permit):
+            self._handler(channel, self._method, self._properties, self._body)
+
+    def _end(self, error: BaseException | None) -> Report:
+        self.entrusted = False
+        if error is None:
+            return Returned(self.settled)
+        self._journal.error(error)
+        return Raised(error, self.settled) if isinstance(error, Exception) else Cancelled(self.settled)
+
     def _publish(self, copy: Republish, headers: dict[str, object]) -> Copy | None:
         frame_max = self._impl.connection.params.frame_max
         fit = fitting(headers, lambda tried: encoded_size(copied(self._wire, tried)), frame_max)
@@ -211,6 +219,39 @@ class Guard:
 
     def _unless_gone(self, report: Report) -> Report:
         return report if self._channel.is_open else Gone()
+
+
+class Threaded(Guard):
+    """A delivery whose handler runs in a thread."""
+
+    def __init__(self, terms: Terms, handler: Handler, queue: str, pushed: Pushed) -> None:
+        super().__init__(terms, handler, queue, pushed)
+        self._workers = workers(self._channel, queue, terms.spec.workers)
+
+    def drive(self) -> None:
+        """Start once a thread is free."""
+        self._workers.admit(super().drive)
+
+    def attempt(self, run: Run, answer: Answer) -> None:
+        """Call the handler in a thread; should the channel go away, nobody waits for it."""
+        self._begin(run)
+        self._held = answer
+        channel = WorkerChannel(self._channel, self._workers, self._terms.spec.confirm_timeout)
+        self._workers.start(partial(self._call, run, channel), self._ended)
+
+    def _ended(self, error: BaseException | None) -> None:
+        answer, self._held = self._held, None
+        if answer is None:
+            return
+        answer(self._end(error))
+        if error is not None and not isinstance(error, Exception):
+            raise error
+
+    def _waited(self) -> None:
+        if self._copy is None:
+            self._workers.admit(super()._waited)
+        else:
+            super()._waited()  # it is the copy that is tried again
 
 
 class Pull(Guard):

@@ -1,4 +1,4 @@
-"""What every adapter's connection can do for us without waiting: timers, and channels of our own."""
+"""What every adapter's connection can do for us without waiting: timers, calls, and channels of our own."""
 
 from collections.abc import Callable
 
@@ -6,6 +6,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 from pika.channel import Channel
 
 from otel_waybill.clients.pika.read import AnyChannel, underlying
+from otel_waybill.patching import passthrough
 
 
 def call_later(surface: AnyChannel, seconds: float, callback: Callable[[], None]) -> None:
@@ -15,6 +16,19 @@ def call_later(surface: AnyChannel, seconds: float, callback: Callable[[], None]
         surface.connection.call_later(seconds, callback)
     else:
         surface.connection._adapter_call_later(seconds, callback)
+
+
+def call_threadsafe(surface: AnyChannel, callback: Callable[[], None]) -> None:
+    """Have *callback* called, as soon as possible, from where the callbacks of *surface* are called.
+
+    Raises:
+        ConnectionWrongStateError: the BlockingConnection is closed; other loops may have their own words.
+    """
+    if isinstance(surface, BlockingChannel):
+        with passthrough():
+            surface.connection.add_callback_threadsafe(callback)
+    else:
+        surface.connection._adapter_add_callback_threadsafe(callback)
 
 
 def open_beside(surface: AnyChannel, opened: Callable[[Channel], None]) -> Channel:

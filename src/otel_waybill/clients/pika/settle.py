@@ -100,6 +100,11 @@ def basic_reject(wrapped: Callable[..., None], channel: Channel, args: _Args, kw
     settle(REJECT, channel, tag, lambda: wrapped(*args, **kwargs), channel.basic_reject, multiple=False)
 
 
+def for_handler(surface: AnyChannel) -> "AnyChannel | GuardedChannel":
+    """Return the channel for a handler under a policy: one whose settlements are noticed."""
+    return surface if live.patched else GuardedChannel(surface)
+
+
 class GuardedChannel(Proxy):
     """The channel that a handler under a policy gets in a program that is not instrumented."""
 

@@ -52,7 +52,8 @@ class Declaration:
             TopologyMismatch: the broker has one of them already, with other arguments.
             AMQPError: the broker refused, or the connection failed.
         """
-        connection._flush_output(lambda: self.complete or self.error is not None)
+        # BlockingConnection.close() cannot bear channels that end while it is at work on others.
+        connection._flush_output(lambda: self._channel.is_closed)
         if self.error is not None:
             raise self.error
 
