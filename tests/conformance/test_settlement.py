@@ -215,6 +215,31 @@ def test_delivery_can_be_refused_later_from_elsewhere(
         assert 1 == len(telemetry.traces())
 
 
+@clients_that(lambda features: not features.process)  # such messages refuse a second ack by themselves
+def test_late_ack_does_no_harm(
+    client: Client, queue: str, any_way: Way, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An ack for what its policy has settled already goes nowhere, so that the channel lives on."""
+    seen: list[Received] = []
+
+    async def keep(message: Received) -> None:
+        seen.append(message)
+        await message.pause(0)
+
+    any_way.consume(queue, keep, Policy(settle="return"))
+    for count in (1, 2, 3):
+        publish(client, queue)
+        until(client, lambda: len(seen) == count)  # noqa: B023 - called before the next turn
+        idle(client)
+        with caplog.at_level(logging.WARNING, "otel_waybill"):
+            client.ack_elsewhere(seen[-1], multiple=count == 2)
+            idle(client)
+
+    lines = [record.getMessage() for record in caplog.records if record.name == "otel_waybill"]
+    assert 1 == len(lines)
+    assert "ignoring this ack of delivery 1 " in lines[0]
+
+
 def test_open_delivery_stays_at_the_broker(client: Client, queue: str, way: Way, broker: Broker) -> None:
     """What nobody settles is there again when the consumer is gone."""
     seen = []

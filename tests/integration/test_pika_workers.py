@@ -124,15 +124,15 @@ def test_a_worker_hears_what_became_of_its_publish(channel: BlockingChannel, pol
     assert 1 == len(told)
 
 
-def test_a_worker_does_not_wait_for_ever(channel: BlockingChannel, policed: str) -> None:
+def test_a_worker_does_not_wait_for_ever(channel: BlockingChannel, policed: str, amqp_url: str) -> None:
     """While the connection's thread is elsewhere nothing can be published; what gave up is not sent later."""
     asking, told = threading.Event(), threading.Event()
     errors: list[BaseException] = []
 
-    def handle(on: Channel, *_: object) -> None:
+    def handle(on: WorkerChannel, *_: object) -> None:
         asking.set()
         try:
-            on.basic_publish("", policed, b"late")
+            on.basic_publish("", f"{policed}.parked", b"late")
         except waybill.ThreadBusy as error:
             errors.append(error)
             told.set()
@@ -140,10 +140,11 @@ def test_a_worker_does_not_wait_for_ever(channel: BlockingChannel, policed: str)
     channel.basic_consume(policed, wrapped(handle, policed, confirm_timeout=0.05))
     pump(channel, asking.is_set)
     assert told.wait(PATIENCE)
-    pump(channel, lambda: not channel.get_waiting_message_count())
+    pump(channel, lambda: not workers(channel, policed, 2)._running)
     channel.close()
 
     assert "within 0.05 s" in str(errors[0])
+    assert 0 == parked(amqp_url, policed)
 
 
 def test_the_rest_of_the_channel_is_out_of_reach(channel: BlockingChannel, policed: str) -> None:
