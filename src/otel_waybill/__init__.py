@@ -2,6 +2,7 @@
 
 from otel_waybill.clients.aio_pika.instrumentor import AioPikaInstrumentor
 from otel_waybill.clients.pika.instrumentor import PikaInstrumentor
+from otel_waybill.closing import shutdown
 from otel_waybill.config import Settings
 from otel_waybill.context import check, current, deadline, detached, remaining, request
 from otel_waybill.core.backoff import Backoff
@@ -54,5 +55,6 @@ __all__ = [
     "instrument",
     "remaining",
     "request",
+    "shutdown",
     "uninstrument",
 ]

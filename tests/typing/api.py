@@ -271,6 +271,9 @@ def instrument(tracers: TracerProvider, meters: MeterProvider, names: Sequence[s
         hooks=hooks,
     )
     waybill.uninstrument()
+    waybill.shutdown(BlockingConnection())
+    waybill.shutdown(BlockingConnection().channel(), grace=30, done=print)
+    waybill.shutdown("orders")  # type: ignore[arg-type]
     waybill.instrument(tracers)  # type: ignore[call-arg]
     waybill.instrument(policies={"orders": Retry()})  # type: ignore[dict-item]
     waybill.instrument(hooks=our_hook)  # type: ignore[arg-type]

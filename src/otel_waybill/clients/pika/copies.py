@@ -40,6 +40,11 @@ class Copy:
         """Whether it is known not to be safe, so that it may be sent again."""
         return self.fate is not None and self.fate.error is not None
 
+    @property
+    def safe(self) -> bool:
+        """Whether it is confirmed and routed."""
+        return self.fate is not None and self.fate.error is None
+
     def await_fate(self, tell: Fate, timeout: float) -> None:
         """Call *tell* with the fate of the copy, or with a failure after *timeout* seconds without one."""
         if self.fate is not None:

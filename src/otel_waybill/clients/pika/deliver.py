@@ -11,8 +11,9 @@ from pika.spec import Basic, BasicProperties
 
 from otel_waybill.clients.pika import live, settle, topology, workers
 from otel_waybill.clients.pika.copies import copies
-from otel_waybill.clients.pika.enforce import Guard, Pull, Threaded
+from otel_waybill.clients.pika.enforce import Guard, Pull
 from otel_waybill.clients.pika.read import AnyChannel, Method, Pushed, ambient, delivery, endpoint, underlying
+from otel_waybill.clients.pika.threaded import Threaded
 from otel_waybill.clients.pika.topology import Declaration
 from otel_waybill.clients.shared.arrival import arrive
 from otel_waybill.clients.shared.ledger import Owned
@@ -30,7 +31,8 @@ from otel_waybill.telemetry.semconv import PROCESS
 _log = logging.getLogger("otel_waybill")
 _tracing = harmless("tracing a delivery")
 _prefetch: Owned[int] = Owned("prefetch", int)
-_watched: Owned[bool] = Owned("watched", bool)
+watched: Owned[bool] = Owned("watched", bool)
+"""The channels on which a policy stands, or has stood."""
 _queues: Owned[dict[str, str]] = Owned("queues", dict)
 
 
@@ -208,8 +210,8 @@ def _give_up(channel: Channel, error: Exception) -> None:
 
 def _watch(channel: Channel) -> None:
     """Have deliveries that wait on *channel* end with it: timers of a dead connection never fire."""
-    if not _watched.seen(channel):
-        _watched.put(channel, True)  # noqa: FBT003 - the value, not a flag of the call
+    if not watched.seen(channel):
+        watched.put(channel, True)  # noqa: FBT003 - the value, not a flag of the call
         channel.add_on_close_callback(_on_close)
 
 

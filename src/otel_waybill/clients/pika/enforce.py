@@ -1,6 +1,7 @@
 """One delivery under a policy on pika: does what the core decides, and never waits."""
 
 import contextlib
+from collections.abc import Callable
 from copy import copy as shallow
 from functools import partial
 from typing import TYPE_CHECKING
@@ -22,7 +23,6 @@ from otel_waybill.clients.pika.read import (
     underlying,
 )
 from otel_waybill.clients.pika.settle import Call, for_handler, ledgers, send
-from otel_waybill.clients.pika.workers import WorkerChannel, workers
 from otel_waybill.clients.shared.arrival import arrive, execution
 from otel_waybill.clients.shared.departure import fitting
 from otel_waybill.clients.shared.journal import Journal
@@ -94,6 +94,8 @@ class Guard:
             endpoint(self._impl),
             counted=self._counted or isinstance(method, Basic.GetOk),
         )
+        self._started = False
+        self._told: Callable[[], None] | None = None
         self._later: Answer | None = None
         self._held: Answer | None = None
         self.entrusted = False
@@ -102,10 +104,33 @@ class Guard:
         ledgers.of(self._impl).entries[self._tag] = self
         ledgers.note(self._impl, self._message)
 
+    @property
+    def busy(self) -> bool:
+        """Whether its policy is at work on it, and not merely somewhere up in the calls that led here."""
+        return self.outcome is None and (self._held is not None or not self.entrusted)
+
     def drive(self) -> None:
         """Start; the delivery then goes its way by callbacks."""
-        if self._channel.is_open:
+        if self._channel.is_open and self._told is None:
+            self._started = True
             self._later = drive(self.execution, self)
+
+    def finish(self, told: Callable[[], None]) -> None:
+        """Come to an end, and call *told*: what waits is given back, what runs or is copied may end first."""
+        self._told = told
+        if not self._started:
+            self._send(NACK, partial(self._impl.basic_nack, self._tag, requeue=True))
+            ledgers.of(self._impl).close(self._tag)
+            told()
+        elif not self.entrusted:
+            self.interrupt()
+
+    def interrupt(self) -> None:
+        """Wait no longer, for a handler in a thread neither, and give the delivery back."""
+        held, self._held = self._held, None
+        if held is not None:
+            self.entrusted = False
+            held(Cancelled(self.settled, copied=self._copy is not None and self._copy.safe))
 
     def note(self, settled: Settled) -> None:
         """Take note of what the program said about this delivery, in its handler or later."""
@@ -129,7 +154,9 @@ class Guard:
     def wait(self, seconds: float, answer: Answer) -> None:
         """Hold the delivery on a timer of its connection."""
         self._held = answer
-        if self._channel.is_open:
+        if self._told is not None:
+            self.interrupt()
+        elif self._channel.is_open:
             call_later(self._channel, seconds, self._waited)
         else:
             self.gone()
@@ -182,6 +209,8 @@ class Guard:
             ledgers.of(channel).close(tag)
         self._journal.close(verdict.outcome)
         self.outcome = verdict.outcome
+        if self._told is not None:
+            self._told()
 
     def _begin(self, run: Run) -> None:
         self.settled, self.entrusted = None, True
@@ -219,39 +248,6 @@ class Guard:
 
     def _unless_gone(self, report: Report) -> Report:
         return report if self._channel.is_open else Gone()
-
-
-class Threaded(Guard):
-    """A delivery whose handler runs in a thread."""
-
-    def __init__(self, terms: Terms, handler: Handler, queue: str, pushed: Pushed) -> None:
-        super().__init__(terms, handler, queue, pushed)
-        self._workers = workers(self._channel, queue, terms.spec.workers)
-
-    def drive(self) -> None:
-        """Start once a thread is free."""
-        self._workers.admit(super().drive)
-
-    def attempt(self, run: Run, answer: Answer) -> None:
-        """Call the handler in a thread; should the channel go away, nobody waits for it."""
-        self._begin(run)
-        self._held = answer
-        channel = WorkerChannel(self._channel, self._workers, self._terms.spec.confirm_timeout)
-        self._workers.start(partial(self._call, run, channel), self._ended)
-
-    def _ended(self, error: BaseException | None) -> None:
-        answer, self._held = self._held, None
-        if answer is None:
-            return
-        answer(self._end(error))
-        if error is not None and not isinstance(error, Exception):
-            raise error
-
-    def _waited(self) -> None:
-        if self._copy is None:
-            self._workers.admit(super()._waited)
-        else:
-            super()._waited()  # it is the copy that is tried again
 
 
 class Pull(Guard):

@@ -1,7 +1,7 @@
 """Handlers in threads, while the connection's thread, which alone may use pika, does all the rest."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from contextvars import copy_context
@@ -76,11 +76,20 @@ class Workers:
             raise ThreadBusy(timeout)
         answer.result()
 
+    @property
+    def waited_for(self) -> bool:
+        """Whether something has been handed over and not been done yet."""
+        return bool(self._handed)
+
+    def catch_up(self) -> None:
+        """Do all that has been handed over, without waiting until pika comes to it."""
+        while self._handed:
+            self._take()
+
     def close(self) -> None:
         """Let nothing more start; what runs ends by itself, and nobody hears of it."""
         self._waiting.clear()
-        while self._handed:
-            self._take()
+        self.catch_up()
         self._executor.shutdown(wait=not self._running)
 
     def _run(self, handler: Call, back: Ended) -> None:
@@ -189,7 +198,12 @@ def workers(surface: AnyChannel, queue: str, count: int) -> Workers:
     return known[queue]
 
 
+def pools(channel: Channel) -> Iterable[Workers]:
+    """Return the threads of all queues on *channel*."""
+    return (_workers.seen(channel) or {}).values()
+
+
 def close(channel: Channel) -> None:
     """Let the threads of *channel*, which is closed, end."""
-    for each in (_workers.seen(channel) or {}).values():
+    for each in pools(channel):
         each.close()
