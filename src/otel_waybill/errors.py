@@ -12,6 +12,26 @@ class InvalidPolicy(WaybillError, ValueError):  # noqa: N818 - reads as what it 
     """A policy, or one of its parts, breaks a rule, or cannot stand where it was put."""
 
 
+class InvalidPolicyFile(InvalidPolicy):
+    """A file of policies cannot be read, or says something that no policy may say; nothing is consumed.
+
+    Attributes:
+        file: its path.
+        key: where in it, as in ``policies.orders.retry.attempts``; empty for the file as a whole.
+        problem: the rule, and what was seen.
+    """
+
+    def __init__(self, file: str, key: str, problem: str) -> None:
+        super().__init__(file, key, problem)
+        self.file = file
+        self.key = key
+        self.problem = problem
+
+    def __str__(self) -> str:
+        where = f"{self.file}: {self.key}" if self.key else self.file
+        return f"{where}: {self.problem}; correct the file and start again"
+
+
 class DeadlineExceeded(WaybillError, TimeoutError):  # noqa: N818 - the established name, as in gRPC
     """The deadline of the running work has passed.
 
@@ -34,16 +54,35 @@ class CircuitOpen(WaybillError):  # noqa: N818 - the established name of this re
 
     Attributes:
         breaker: the name of the breaker.
-        retry_after: seconds until it is worth trying again.
+        retry_after: seconds until it is worth trying again, above 0. An open breaker lets a probe in from
+            then on. Where nobody knows when, as in one that is forced open or whose probes are running, it
+            is how long to wait before asking again.
+        defer: whether a handler that this stops is to be retried without counting an attempt.
     """
 
-    def __init__(self, breaker: str, retry_after: float) -> None:
-        super().__init__(breaker, retry_after)
+    def __init__(self, breaker: str, retry_after: float, defer: bool = False) -> None:  # noqa: FBT001, FBT002 - args of an exception are positional
+        super().__init__(breaker, retry_after, defer)
         self.breaker = breaker
+        self.retry_after = retry_after
+        self.defer = defer
+
+    def __str__(self) -> str:
+        return f"breaker {self.breaker!r} is open; try again in {self.retry_after:.1f} s, call not run"
+
+
+class RetryAfter(WaybillError):  # noqa: N818 - says what is asked for, as the HTTP header of that name
+    """Raised by a handler that knows when it is worth trying again; it fails, and costs an attempt.
+
+    Attributes:
+        retry_after: seconds until then, 0 or more; it takes the place of the backoff.
+    """
+
+    def __init__(self, retry_after: float) -> None:
+        super().__init__(retry_after)
         self.retry_after = retry_after
 
     def __str__(self) -> str:
-        return f"breaker {self.breaker!r} is open; next probe in {self.retry_after:.1f} s, call not run"
+        return f"the handler asks for another run in {self.retry_after:g} s"
 
 
 class TopologyMismatch(InvalidPolicy):

@@ -46,6 +46,8 @@ HEADER_ORIGIN_ROUTING_KEY: Final = "waybill-origin-routing-key"
 HEADER_ORIGIN_USER_ID: Final = "waybill-origin-user-id"
 HEADER_ORIGIN_EXPIRATION: Final = "waybill-origin-expiration"
 HEADER_FIRST_FAILED_AT: Final = "waybill-first-failed-at"
+HEADER_NOT_BEFORE: Final = "waybill-not-before"
+HEADER_DEFERRALS: Final = "waybill-deferrals"
 
 # Written on parked messages only.
 HEADER_REASON: Final = "waybill-reason"
@@ -115,6 +117,7 @@ METRIC_CONFIRM_DURATION: Final = "waybill.confirm.duration"
 METRIC_UNCONFIRMED: Final = "waybill.copies.unconfirmed"
 METRIC_BREAKER_STATE: Final = "waybill.breaker.state"
 METRIC_HEADERS_INVALID: Final = "waybill.headers.invalid"
+METRIC_CLOCK_SKEW: Final = "waybill.clock_skew"
 
 # Our own attributes and span events.
 ATTEMPT: Final = "waybill.attempt"
@@ -126,12 +129,15 @@ DELAY: Final = "waybill.delay_ms"
 QUEUE: Final = "waybill.queue"
 HEADER: Final = "waybill.header"
 HELD: Final = "waybill.held_ms"
+FALLBACK: Final = "waybill.fallback"
+LIMIT: Final = "waybill.limit"
 BREAKER_NAME: Final = "waybill.breaker.name"
 BREAKER_STATE: Final = "waybill.breaker.state"
 BREAKER_PREVIOUS_STATE: Final = "waybill.breaker.previous_state"
 EVENT_BREAKER: Final = "waybill.breaker"
 
 # Environment.
+ENV_POLICIES: Final = "OTEL_WAYBILL_POLICIES"
 ENV_SETTLE_SPANS: Final = "OTEL_WAYBILL_SETTLE_SPANS"
 ENV_METRICS: Final = "OTEL_WAYBILL_METRICS"
 ENV_PARENT: Final = "OTEL_WAYBILL_PARENT"

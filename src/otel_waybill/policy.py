@@ -3,10 +3,12 @@
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, overload
 
+from otel_waybill.core.belief import LONGEST_DEADLINE, SKEW_TOLERANCE, Inheritance, Trusted, trusting
 from otel_waybill.core.delivery import Outcome
+from otel_waybill.core.limits import ConcurrencyLimit, RateLimit
+from otel_waybill.core.retry import Retry
 from otel_waybill.core.rules import require
-from otel_waybill.core.spec import PolicySpec, Retry, Settle
-from otel_waybill.core.waybill import LONGEST_DEADLINE
+from otel_waybill.core.spec import OnExpired, PolicySpec, Settle
 from otel_waybill.resilience.breaker import CircuitBreaker
 from otel_waybill.resilience.guarded import Guarded, Handler, Terms, settling
 
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
     from pika.spec import Basic, BasicProperties
 
 _PIKA_ARGUMENTS = 4
-_PREFETCH = 20
 
 
 class Policy:
@@ -30,20 +31,39 @@ class Policy:
         retry: how often a failed message runs again; None parks it on its first failure.
         breaker: the dependency without which no message can be handled; while it is open, deliveries are
             held unacknowledged and the connection stays alive.
+        rate: how many runs may start in a while; the other deliveries are held, in order.
+        concurrency: how many handlers may run at the same time, a number or a `ConcurrencyLimit`; the
+            other deliveries are held, in order. None is no limit but the prefetch. A handler that runs in
+            pika's own thread is alone there in any case.
+        fallback: a substitute, called like the handler and without a deadline, for a message that would be
+            parked otherwise; the message counts as handled when it returns and is parked when it raises.
+            It is not called for a message that has killed its consumers.
         settle: who acknowledges. "return": the handler's return is success and the policy acknowledges;
             one that acknowledges before it returns is respected. "handler": the program settles by
             itself, its nack or reject is a failure, and a return without settling leaves the delivery
             open. None: "return" for `wrap` and `run`, "handler" for a policy given by name.
-        prefetch: unacknowledged deliveries per consumer, 1 or more; what the program sets itself wins. By
-            default 20, or twice the *workers* if that is more.
+        on_expired: what becomes of a message whose deadline has passed before its handler starts: "park"
+            it, "run" the handler without a deadline, "ack" it and so drop it, or "fallback".
+        prefetch: unacknowledged deliveries per consumer, 1 or more; what the program sets itself wins.
+            None: twice the concurrency or the workers, at least 20; 2 with ``Retry(in_order=True)``.
         workers: on pika, threads in which handlers run while the connection's thread keeps the connection
             alive; 0 runs each where pika calls it. In a thread a handler gets a channel that can ack, nack,
             reject and publish; `run` never uses one. aio-pika has no need of them.
         confirm_timeout: seconds to wait for the broker's confirm of a copy, and in a worker for a publish,
             above 0.
-        hold_max: seconds to keep trying to publish a copy before the message is given back, above 0.
+        hold_max: seconds, above 0, for which a delivery is held because of breaker or rate before it is put
+            off through the broker, uncounted; and for which the policy keeps trying to publish a copy
+            before the message is given back.
         skew_tolerance: seconds that a deadline may be overrun before it counts, 0 or more.
         max_deadline: seconds; a deadline further away is shortened to it, above 0.
+        trust: whose deadline, timeout, request id, retries and retry limit are believed: "all"; "none"; or a
+            collection of user ids, for messages whose ``user_id`` property, which the broker validates, is
+            one of them (https://www.rabbitmq.com/docs/validated-user-id). What is not believed is as good as
+            absent. The trace, and the baggage of others, arrive in every case.
+        deadline: "inherit" the deadline that a message brings, or "ignore" it: it is neither enforced nor
+            seen by the handler, nor does it pass to what the handler publishes.
+        refuse_publish: whether publishing in the handler raises `DeadlineExceeded` once the deadline has
+            passed, in a program that is instrumented. By default what is half done can be finished.
 
     Raises:
         InvalidPolicy: a value is out of its range.
@@ -54,25 +74,43 @@ class Policy:
         *,
         retry: Retry | None = None,
         breaker: CircuitBreaker | None = None,
+        rate: RateLimit | None = None,
+        concurrency: int | ConcurrencyLimit | None = None,
+        fallback: Handler | None = None,
         settle: Settle | None = None,
+        on_expired: OnExpired = "park",
         prefetch: int | None = None,
         workers: int = 0,
         confirm_timeout: float = 5.0,
         hold_max: float = 300.0,
-        skew_tolerance: float = 1.0,
+        skew_tolerance: float = SKEW_TOLERANCE,
         max_deadline: float = LONGEST_DEADLINE,
+        trust: Trusted = "all",
+        deadline: Inheritance = "inherit",
+        refuse_publish: bool = False,
     ) -> None:
+        require(
+            rule="a callable fallback, or None", holds=fallback is None or callable(fallback), seen=fallback
+        )
         spec = PolicySpec(
             retry=retry,
+            breaker=None if breaker is None else breaker.name,
+            rate=rate,
+            concurrency=ConcurrencyLimit(concurrency) if isinstance(concurrency, int) else concurrency,
+            fallback=fallback is not None,
             settle=settle,
-            prefetch=max(2 * workers, _PREFETCH) if prefetch is None else prefetch,
+            on_expired=on_expired,
+            prefetch=prefetch,
             workers=workers,
             confirm_timeout=confirm_timeout,
             hold_max=hold_max,
             skew_tolerance=skew_tolerance,
             max_deadline=max_deadline,
+            trust=trusting(trust),
+            deadline=deadline,
+            refuse_publish=refuse_publish,
         )
-        self.terms = Terms(spec=spec, breaker=breaker)
+        self.terms = Terms.of(spec, breaker=breaker, fallback=fallback)
 
     def __repr__(self) -> str:
         return f"<Policy {self.terms.spec} breaker={self.terms.breaker!r}>"

@@ -75,7 +75,7 @@ def test_handlers_run_side_by_side_in_so_many_threads(channel: BlockingChannel, 
 
 def test_the_prefetch_keeps_the_workers_busy() -> None:
     """Twice as many deliveries as there are workers, and never less than without them."""
-    prefetches = [waybill.Policy(workers=workers).terms.spec.prefetch for workers in (0, 4, 50)]
+    prefetches = [waybill.Policy(workers=workers).terms.spec.prefetch_count for workers in (0, 4, 50)]
 
     assert [20, 20, 100] == prefetches
     with pytest.raises(waybill.InvalidPolicy, match="workers >= 0"):

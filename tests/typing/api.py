@@ -4,7 +4,7 @@ Never run: mypy reads it, in strict mode. Where a use is wrong, an unused ``type
 so each of them is a test that the wrong use is found.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import assert_type
 
 import aio_pika
@@ -54,9 +54,20 @@ orders = Policy(
     hold_max=300.0,
     skew_tolerance=1.0,
     max_deadline=3600,
+    trust={"shop", "billing"},
+    deadline="ignore",
+    refuse_publish=True,
 )
+Policy(trust="all")
+Policy(trust=["shop"])
+Policy(trust=("shop", "billing"))
+Policy(trust=frozenset({"shop"}))
+Policy(trust="none")
 Policy()
 
+Policy(trust="some")  # type: ignore[arg-type]
+Policy(trust=None)  # type: ignore[arg-type]
+Policy(deadline="never")  # type: ignore[arg-type]
 Policy(settle="never")  # type: ignore[arg-type]
 Policy(retry=5)  # type: ignore[arg-type]
 Policy(Retry())  # type: ignore[call-arg]
@@ -149,7 +160,7 @@ async def consume_async(queue: aio_pika.abc.AbstractQueue) -> None:
 
 def requests() -> None:
     """Open blocks, and read what holds inside."""
-    with waybill.request(id="123456", deadline=5.0, retry_limit=10):
+    with waybill.request(id="123456", deadline=5.0, retry_limit=10, expire=True):
         facts = waybill.current()
         assert_type(facts.request_id, str | None)
         assert_type(facts.deadline, float | None)
@@ -165,6 +176,20 @@ def requests() -> None:
     waybill.request(timeout=5.0)  # type: ignore[call-arg]
     waybill.deadline()  # type: ignore[call-arg]
     waybill.detached(5.0)  # type: ignore[call-arg]
+
+
+# Other transports.
+
+
+def transports(column: dict[str, str], headers: Mapping[str, str]) -> None:
+    """Write and read the waybill elsewhere."""
+    waybill.inject(column)
+    with waybill.extract(column), waybill.extract(headers), waybill.extract(None):
+        pass
+    waybill.inject(headers)  # type: ignore[arg-type]
+    waybill.inject({"attempts": 1})  # type: ignore[dict-item]
+    waybill.inject()  # type: ignore[call-arg]
+    waybill.extract("traceparent")  # type: ignore[arg-type]
 
 
 # Outcomes.

@@ -7,7 +7,7 @@ import pytest
 from opentelemetry.metrics import NoOpMeter
 
 from otel_waybill import names
-from otel_waybill.core import copies, headers, topology, waybill
+from otel_waybill.core import belief, copies, headers, topology, waybill
 from otel_waybill.core.delivery import Reason
 from otel_waybill.core.spec import PolicySpec
 from otel_waybill.core.topology import RUNGS
@@ -62,6 +62,8 @@ def test_the_telemetry_reference_is_complete() -> None:
         f"the text cut to {copies.LONGEST_EXCEPTION_MESSAGE} characters",
         f"a maximum of its own ({PolicySpec().max_deadline / 3600:g} h here)",
         f"({PolicySpec().skew_tolerance:g} s here)",
+        f"ahead by more than {belief.LARGEST_SKEW:g} s",
+        f"are at most {waybill.LARGEST_COUNT}.",
     ],
 )
 def test_the_wire_format_states_the_limits(stated: str) -> None:

@@ -24,7 +24,7 @@ ERRORS = {
     DeadlineExceeded(0.5): (
         "the deadline of this work passed 0.500 s ago; stop, or continue inside detached()"
     ),
-    CircuitOpen("payments", 3.21): "breaker 'payments' is open; next probe in 3.2 s, call not run",
+    CircuitOpen("payments", 3.21): "breaker 'payments' is open; try again in 3.2 s, call not run",
     TopologyMismatch("queue 'orders.parked'", "PRECONDITION_FAILED"): (
         "cannot declare queue 'orders.parked' for this policy: the broker answered 'PRECONDITION_FAILED'; "
         "delete the existing one, or let the policy use another name"

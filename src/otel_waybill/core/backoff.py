@@ -13,8 +13,8 @@ from otel_waybill.core.rules import one_of, require
 
 Jitter = Literal["equal", "full", "none"]
 
-# The last rung of the ladder in topology.py, in seconds: no queue waits longer.
-LONGEST_DELAY: Final = 2896.309
+LONGEST_DELAY: Final = 31_536_000.0
+"""Seconds, a year. Waits past the last rung of the ladder go over it again and again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +23,7 @@ class Backoff:
 
     Attributes:
         first: seconds after the first failed attempt, above 0.
-        ceiling: seconds that no wait exceeds, at least *first* and at most 2896.309.
+        ceiling: seconds that no wait exceeds, at least *first* and at most 31536000, a year.
         factor: how much longer each wait is than the one before, 1 or more.
         jitter: how much of a wait is left to chance: ``equal`` half of it, ``full`` all of it, ``none``
             nothing. Without any, messages that failed together come back together.
@@ -44,7 +44,7 @@ class Backoff:
             seen=(self.first, self.ceiling),
         )
         require(
-            rule=f"ceiling <= {LONGEST_DELAY} seconds (delays past the last rung are not supported yet)",
+            rule=f"ceiling <= {LONGEST_DELAY:.0f} (seconds)",
             holds=self.ceiling <= LONGEST_DELAY,
             seen=self.ceiling,
         )

@@ -43,3 +43,7 @@ class TokenBucket:
         """Put *tokens*, 0 or more, into the bucket; what does not fit is lost."""
         require(rule="tokens >= 0", holds=tokens >= 0, seen=tokens)
         self._full_at -= tokens / self._rate
+
+    def full(self, now: float) -> bool:
+        """Return whether no token is missing."""
+        return now >= self._full_at

@@ -17,7 +17,8 @@ LONGEST_EXCEPTION_MESSAGE = 512
 
 def retry_headers(delivery: Delivery, waybill: Waybill, now: float) -> dict[str, object]:
     """Return the headers of the copy whose next run is that of *waybill*; *now* is Unix time."""
-    return for_copy(delivery.headers) | _carried(delivery, waybill, now)
+    hop = waybill.hop or remembered(delivery, waybill, now)
+    return for_copy(delivery.headers) | _carried(delivery, waybill, hop, now)
 
 
 def parking_headers(delivery: Delivery, waybill: Waybill, outcome: Outcome, now: float) -> dict[str, object]:
@@ -31,17 +32,17 @@ def parking_headers(delivery: Delivery, waybill: Waybill, outcome: Outcome, now:
         failure[names.HEADER_EXCEPTION_TYPE] = _writable(type(outcome.error).__qualname__, LONGEST_TEXT)
         failure[names.HEADER_EXCEPTION_MESSAGE] = _message(outcome.error)
     known = {name: value for name, value in failure.items() if value}
-    return for_copy(delivery.headers) | _carried(delivery, waybill, now) | known
+    hop = remembered(delivery, waybill, now)
+    return for_copy(delivery.headers) | _carried(delivery, waybill, hop, now) | known
 
 
 def remembered(delivery: Delivery, waybill: Waybill, now: float) -> Hop:
-    """Return what is remembered of the original of *delivery*; its first failure is at the latest *now*."""
+    """Return what is remembered of the original of *delivery*; it first failed, or was put off, by *now*."""
     hop = waybill.hop or _first_hop(delivery)
-    return replace(hop, first_failed_at=hop.first_failed_at or round(now * 1000))
+    return replace(hop, first_failed_at=hop.first_failed_at or round(now * 1000), not_before=None)
 
 
-def _carried(delivery: Delivery, waybill: Waybill, now: float) -> dict[str, str]:
-    hop = remembered(delivery, waybill, now)
+def _carried(delivery: Delivery, waybill: Waybill, hop: Hop, now: float) -> dict[str, str]:
     facts = {
         names.HEADER_ATTEMPT: str(waybill.attempt),
         names.HEADER_ID: waybill.id,
@@ -52,6 +53,8 @@ def _carried(delivery: Delivery, waybill: Waybill, now: float) -> dict[str, str]
         names.HEADER_ORIGIN_USER_ID: hop.user_id,
         names.HEADER_ORIGIN_EXPIRATION: hop.expiration,
         names.HEADER_FIRST_FAILED_AT: str(hop.first_failed_at),
+        names.HEADER_NOT_BEFORE: None if hop.not_before is None else str(hop.not_before),
+        names.HEADER_DEFERRALS: str(hop.deferrals) if hop.deferrals else None,
     }
     return end_to_end_headers(waybill, now) | {
         name: value for name, value in facts.items() if value is not None

@@ -37,7 +37,9 @@ class Result(StrEnum):
 
     HANDLED = "handled"
     RETRIED = "retried"
+    DEFERRED = "deferred"
     PARKED = "parked"
+    DROPPED = "dropped"
     GIVEN_BACK = "given-back"
     OPEN = "open"
 
@@ -45,7 +47,9 @@ class Result(StrEnum):
 class Reason(StrEnum):
     """Why a message was parked, in its header ``waybill-reason``."""
 
+    PERMANENT = "permanent"
     MAX_ATTEMPTS = "max-attempts"
+    MAX_ELAPSED = "max-elapsed"
     RETRY_LIMIT = "retry-limit"
     DEADLINE = "deadline"
     DEADLINE_BEFORE_RETRY = "deadline-before-retry"
@@ -61,7 +65,7 @@ class Outcome:
         attempt: which run of the message this was, from 1; the attempt that would have been next when
             the handler was not started.
         reason: why it was parked, else None.
-        delay: seconds until the next attempt when it was retried, else None.
+        delay: seconds until the next attempt when it was retried or put off, else None.
         error: what the handler raised, if it did.
     """
 
@@ -73,5 +77,5 @@ class Outcome:
 
     @property
     def final(self) -> bool:
-        """Whether the message has come to its end: handled or parked."""
-        return self.result in {Result.HANDLED, Result.PARKED}
+        """Whether the message has come to its end: handled, parked or dropped."""
+        return self.result in {Result.HANDLED, Result.PARKED, Result.DROPPED}

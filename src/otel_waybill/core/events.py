@@ -17,18 +17,20 @@ class BreakerChanged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """A delivery begins to wait, unacknowledged and uncounted, because a breaker refused it."""
+    """A delivery begins to wait, unacknowledged and uncounted, for a breaker or a limit."""
 
     queue: str | None
-    breaker: str
+    breaker: str | None = None
+    limit: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Released:
-    """A delivery that was held waits no longer: it runs, is parked, or is gone."""
+    """A delivery that was held waits no longer: it runs, is parked or put off, or is gone."""
 
     queue: str | None
-    breaker: str
+    breaker: str | None = None
+    limit: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +80,14 @@ class HeadersInvalid:
     names: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClockSkewed:
+    """A message says that it was sent later than now: its sender's clock is *seconds* ahead, or more."""
+
+    queue: str | None
+    seconds: float
+
+
 Event = (
     BreakerChanged
     | Held
@@ -88,6 +98,7 @@ Event = (
     | Unconfirmed
     | Ended
     | HeadersInvalid
+    | ClockSkewed
 )
 
 

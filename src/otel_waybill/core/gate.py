@@ -1,9 +1,10 @@
-"""The turn of one delivery at a circuit breaker, or at none."""
+"""The turn of one delivery at what its policy puts before a run: a place, a breaker, a pace."""
 
-from typing import Protocol
+from typing import Final, NamedTuple, Protocol
 
 from otel_waybill.core.breaker import Admission, Permit
 from otel_waybill.core.events import BreakerChanged
+from otel_waybill.core.line import Bell
 
 
 class Gate(Protocol):
@@ -26,27 +27,82 @@ class Gate(Protocol):
         """Give the permit back, uncounted."""
 
 
-class Turn:
-    """The permit of one delivery, closed once however its attempt ends; everybody passes where no gate is.
+class Limit(Protocol):
+    """What the pipeline asks of a limit."""
+
+    def ask(self, bell: Bell, now: float) -> float:
+        """Return 0.0 to let the owner of *bell* go on, else the seconds after which it may ask again.
+
+        Infinity: the bell rings when it is worth asking.
+        """
+
+    def leave(self, bell: Bell) -> None:
+        """Give back the place of *bell*, or its place in line."""
+
+
+class Limits(NamedTuple):
+    """The limits that one delivery comes under."""
+
+    concurrency: Limit | None = None
+    rate: Limit | None = None
+
+
+NO_LIMITS: Final = Limits()
+
+
+class Refusal(NamedTuple):
+    """Why a delivery has to wait.
 
     Attributes:
-        name: of the breaker, or None.
-        permit: the one that is open, or None.
+        seconds: until it may ask again; infinity: until its bell rings.
+        breaker: the name of the breaker that refused it, or None.
+        limit: the limit that did, or None.
     """
 
-    def __init__(self, gate: Gate | None) -> None:
-        """Stand before *gate*."""
+    seconds: float
+    breaker: str | None = None
+    limit: str | None = None
+
+
+CONCURRENCY: Final = "concurrency"
+RATE: Final = "rate"
+
+
+class Turn:
+    """Everything that one delivery has taken to run, given back once however its attempt ends.
+
+    Attributes:
+        bell: rings when a limit has room for it.
+        permit: of the breaker, while it is open; else None.
+    """
+
+    def __init__(self, gate: Gate | None, limits: Limits = NO_LIMITS) -> None:
+        """Stand before *gate* and *limits*."""
         self._gate = gate
-        self.name = None if gate is None else gate.name
+        self._limits = limits
+        self.bell = Bell()
         self.permit: Permit | None = None
 
-    def ask(self, now: float, u: float) -> Admission | None:
-        """Return the answer of the breaker at monotonic *now*; None: there is none to ask."""
-        if self._gate is None:
-            return None
-        admission = self._gate.acquire(now, u)
-        self.permit = admission.permit
-        return admission
+    def ask(self, now: float, u: float) -> tuple[Refusal | None, tuple[BreakerChanged, ...]]:
+        """Ask to run at monotonic *now*; return who refuses, if anybody does, and what asking changed.
+
+        The pace comes last, because what it gives cannot be given back.
+        """
+        self.bell.hush()
+        concurrency, rate = self._limits
+        if concurrency is not None and (wait := concurrency.ask(self.bell, now)):
+            return Refusal(wait, limit=CONCURRENCY), ()
+        changed: tuple[BreakerChanged, ...] = ()
+        if self._gate is not None:
+            admission = self._gate.acquire(now, u)
+            changed = _known(admission.changed)
+            self.permit = admission.permit
+            if admission.permit is None:
+                return Refusal(admission.retry_after, breaker=self._gate.name), changed
+        if rate is not None and (wait := rate.ask(self.bell, now)):
+            self.release()
+            return Refusal(wait, limit=RATE), changed
+        return None, changed
 
     def succeed(self, now: float) -> tuple[BreakerChanged, ...]:
         """Close the permit: the attempt succeeded. Return what that changed."""
@@ -63,6 +119,13 @@ class Turn:
         permit, self.permit = self.permit, None
         if self._gate is not None and permit is not None:
             self._gate.release(permit)
+
+    def leave(self) -> None:
+        """Close the permit, uncounted, and let go of every place."""
+        self.release()
+        for limit in self._limits:
+            if limit is not None:
+                limit.leave(self.bell)
 
 
 def _known(changed: BreakerChanged | None) -> tuple[BreakerChanged, ...]:

@@ -1,36 +1,35 @@
 """One delivery under a policy: every decision from its arrival to its settlement.
 
 A driver calls `start`, performs the verdict of the step it gets and answers with `resume`, until a verdict
-ends the delivery. The order of the questions is fixed: crash loop, deadline, breaker before a run; success,
-deadline, attempts, delay after it. Only runs count as attempts; waiting never does.
+ends the delivery. The order of the questions before a run is fixed here: crash loop, early arrival,
+deadline, turn; that of the questions after a failure in `rulings`. Only runs count as attempts; waiting
+never does.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Final
 
 from otel_waybill import names
 from otel_waybill.core import copies, verdicts
+from otel_waybill.core.bounds import bounds, reached
 from otel_waybill.core.delivery import Delivery, Instant, Outcome, Reason, Result
-from otel_waybill.core.events import (
-    Confirmed,
-    Ended,
-    Event,
-    Held,
-    Released,
-    RunEnded,
-    RunStarted,
-    Unconfirmed,
-)
-from otel_waybill.core.gate import Gate, Turn
+from otel_waybill.core.events import Confirmed, Ended, Event, Unconfirmed
+from otel_waybill.core.gate import CONCURRENCY, NO_LIMITS, Gate, Limits, Refusal, Turn
 from otel_waybill.core.headers import number
+from otel_waybill.core.presence import Presence
+from otel_waybill.core.retry import REDELIVERIES
+from otel_waybill.core.rulings import Again, Budget, Case, Cost, Ignored, Parked
 from otel_waybill.core.spec import PolicySpec
-from otel_waybill.core.topology import delay_name, reachable_rung
+from otel_waybill.core.topology import SHORTEST, delay_name, rungs
 from otel_waybill.core.verdicts import Ack, GiveBack, Leave, Republish, Run, Settled, Step, Wait
-from otel_waybill.core.waybill import Hop, Waybill
+from otel_waybill.core.waybill import Waybill
 from otel_waybill.errors import CircuitOpen
 
-_FIRST_PAUSE = 0.5
-_LONGEST_PAUSE = 30.0
+# Seconds: between tries to publish a copy, and away from a consumer that has held a message for too long.
+_FIRST_PAUSE: Final = 0.5
+_LONGEST_PAUSE: Final = 30.0
+_DEFERRAL: Final = 30.0
 
 
 class Execution:
@@ -45,6 +44,8 @@ class Execution:
         received: Instant,
         identity: Callable[[], str],
         breaker: Gate | None = None,
+        limits: Limits = NO_LIMITS,
+        budget: Budget | None = None,
     ) -> None:
         """Take charge of *delivery*.
 
@@ -55,23 +56,24 @@ class Execution:
             received: when it arrived; its deadline becomes monotonic here, once.
             identity: makes a new unique id, for a message that has none.
             breaker: the breaker that pauses this consumer, if any.
+            limits: what else it has to wait for.
+            budget: whether one more retry is allowed; None allows them all.
         """
         self._spec = spec
         self._delivery = delivery
         self._waybill = waybill
         self._identity = identity
-        self._turn = Turn(breaker)
+        self._turn = Turn(breaker, limits)
+        self._budget = budget
+        self._declared = rungs(spec)
         self._arrived = received.monotonic
-        self._held = self._running = False
+        self._bounds = bounds(delivery, waybill, received, spec.skew_tolerance)
+        self._presence = Presence(delivery.queue)
+        self._held_since: float | None = None
+        self._instead: Parked | None = None
         self._copy: Republish | None = None
         self._copy_since = 0.0
         self._pause = _FIRST_PAUSE
-        self.due = (
-            None
-            if waybill.deadline is None
-            else received.monotonic + waybill.deadline - received.wall + spec.skew_tolerance
-        )
-        self._expires = _expiry(delivery, waybill.hop, received)
 
     @property
     def waybill(self) -> Waybill:
@@ -80,16 +82,19 @@ class Execution:
 
     def remaining(self, now: float) -> float | None:
         """Return the seconds left at monotonic *now*, by the deadline in the message, without tolerance."""
-        return None if self.due is None else self.due - self._spec.skew_tolerance - now
+        due = self._bounds.due
+        return None if due is None else due - self._spec.skew_tolerance - now
 
     def start(self, now: Instant, u: float) -> Step:
         """Decide about the delivery as it arrives; *u* is chance in [0, 1)."""
         retry = self._spec.retry
         count = number(self._delivery.headers.get(names.HEADER_DELIVERY_COUNT))
-        if retry is not None and count is not None and count >= retry.redeliveries:
+        if count is not None and count >= (REDELIVERIES if retry is None else retry.redeliveries):
             # Not one more: with its default limit of 20, RabbitMQ 4 drops the message after this delivery.
-            return self._park(Reason.CRASH_LOOP, None, now)
-        return self._admit(now, u)
+            return self._to_parking(Parked(Reason.CRASH_LOOP, None), now)
+        if retry is not None and retry.classic_guard and count is None and self._delivery.redelivered:
+            return self._moved(retry.attempts, now)
+        return self._early(now) or self._admit(now, u)
 
     def resume(self, report: verdicts.Report, now: Instant, u: float) -> Step:  # noqa: PLR0911 - one each
         """Decide what follows from the *report* on the last verdict; *u* is chance in [0, 1)."""
@@ -101,109 +106,137 @@ class Execution:
             case verdicts.Published(error=str(error)):
                 return self._unconfirmed(error, now)
             case verdicts.Gone():
-                return self._abandon(Leave)
+                return self._end(Leave, Result.GIVEN_BACK)
             case verdicts.Cancelled(settled=settled, copied=copied) if settled is not Settled.ACK:
-                return self._copied(now) if copied else self._abandon(GiveBack)
+                return self._copied(now) if copied else self._end(GiveBack, Result.GIVEN_BACK)
             case verdicts.Raised(error=error, settled=settled) if settled is not Settled.ACK:
                 return self._failed(error, now, u)
             case verdicts.Returned(settled=Settled.REFUSED):
                 return self._failed(None, now, u)
             case verdicts.Returned(settled=None):
-                return self._left_open() if self._spec.settle == "handler" else self._succeeded(now, Ack)
+                # Nobody knows when, or whether, the program will settle: no permit is kept until then.
+                left_open = self._spec.settle == "handler" and self._instead is None
+                return self._end(Leave, Result.OPEN) if left_open else self._succeeded(now, Ack)
             case verdicts.Returned() | verdicts.Raised() | verdicts.Cancelled():
                 return self._succeeded(now, Leave)  # acknowledged by the handler itself
         raise AssertionError(report)  # the match is exhaustive; mypy cannot see through its guards
 
+    def _moved(self, attempts: int, now: Instant) -> Step:
+        """Take a message that may have killed its consumer out of the way, before it does it again."""
+        if self._waybill.attempt >= attempts:
+            return self._to_parking(Parked(Reason.CRASH_LOOP, None), now)
+        return self._ruled(self._case().put_off(SHORTEST, Cost.ATTEMPT, now), now)
+
+    def _early(self, now: Instant) -> Step | None:
+        """Send a message on that has come back before its time, because no rung is as long as its wait."""
+        not_before = None if self._waybill.hop is None else self._waybill.hop.not_before
+        left = 0.0 if not_before is None else not_before / 1000 - now.wall
+        return None if left <= 0.0 else self._ruled(self._case().put_off(left, Cost.NOTHING, now), now)
+
     def _admit(self, now: Instant, u: float) -> Step:
-        if _reached(self.due, now.monotonic):
-            return self._park(Reason.DEADLINE, None, now)
-        admission = self._turn.ask(now.monotonic, u)
-        if admission is None:
-            return self._run(now, ())
-        events = () if admission.changed is None else (admission.changed,)
-        return self._run(now, events) if admission.permit else self._hold(admission.retry_after, now, events)
+        if reached(self._bounds.due, now.monotonic):
+            late = Parked(Reason.DEADLINE, None)
+            match self._spec.on_expired:
+                case "park":
+                    return self._to_parking(late, now)
+                case "fallback":
+                    return self._park(late, now)
+                case "ack":
+                    return self._end(Ack, Result.DROPPED)
+                case "run":
+                    self._waybill = self._waybill.detached()
+                    self._bounds = self._bounds._replace(due=None)
+        refusal, changed = self._turn.ask(now.monotonic, u)
+        return _after(changed, self._run(now) if refusal is None else self._hold(refusal, now))
 
-    def _hold(self, wait: float, now: Instant, events: tuple[Event, ...]) -> Step:
-        if self.due is not None:
+    def _hold(self, refusal: Refusal, now: Instant) -> Step:
+        if self._held_since is None:
+            self._held_since = now.monotonic
+        events = self._presence.held(refusal)
+        wait = refusal.seconds
+        if self._bounds.due is not None:
             # Wake up when the deadline passes, so that what cannot run is parked in time.
-            wait = min(wait, self.due - now.monotonic)
-        if not self._held:
-            self._held = True
-            events = (*events, Held(queue=self._delivery.queue, breaker=self._turn.name or ""))
-        return Step(Wait(seconds=wait), events)
+            wait = min(wait, self._bounds.due - now.monotonic)
+        if refusal.limit != CONCURRENCY:
+            # Who waits for a place is next in a line that moves; these may last for ever.
+            left = self._held_since + self._spec.hold_max - now.monotonic
+            if left <= 0.0:
+                return _after(events, self._let_go(now))
+            wait = min(wait, left)
+        return Step(Wait(seconds=wait, bell=self._turn.bell), events)
 
-    def _run(self, now: Instant, events: tuple[Event, ...]) -> Step:
-        remaining = self.remaining(now.monotonic)
-        started = RunStarted(queue=self._delivery.queue, remaining=remaining)
-        self._running = True
+    def _let_go(self, now: Instant) -> Step:
+        if not self._declared:
+            return self._end(GiveBack, Result.GIVEN_BACK)
+        return self._ruled(self._case().put_off(_DEFERRAL, Cost.NOTHING, now), now)
+
+    def _run(self, now: Instant) -> Step:
         run = Run(
             attempt=self._waybill.attempt,
-            due=self.due,
+            due=self._bounds.due,
             permit=self._turn.permit,
             held=now.monotonic - self._arrived,
+            strict=self._spec.refuse_publish,
         )
-        return Step(run, (*events, *self._released(), started))
-
-    def _left_open(self) -> Step:
-        # Nobody knows when, or whether, it will be settled: a permit kept until then might never come back.
-        self._turn.release()
-        return self._end(Leave, Result.OPEN, ())
-
-    def _abandon(self, verdict: type[GiveBack | Leave]) -> Step:
-        self._turn.release()
-        return self._end(verdict, Result.GIVEN_BACK, ())
+        return Step(run, self._presence.runs(self.remaining(now.monotonic)))
 
     def _succeeded(self, now: Instant, verdict: type[Ack | Leave]) -> Step:
-        return self._end(verdict, Result.HANDLED, self._turn.succeed(now.monotonic))
+        return _after(self._turn.succeed(now.monotonic), self._end(verdict, Result.HANDLED))
 
     def _failed(self, error: BaseException | None, now: Instant, u: float) -> Step:
+        if self._instead is not None:  # the substitute has failed as well
+            return _after(self._presence.stopped(), self._to_parking(self._instead, now))
+        ruling = self._case().after(error, now, u)
+        if isinstance(ruling, Ignored):
+            return self._succeeded(now, Ack)
         events: tuple[Event, ...] = ()
         if isinstance(error, CircuitOpen):
             # Some breaker refused a call: the dependency that this one guards had no say in it.
             self._turn.release()
         else:
             events = self._turn.fail(now.monotonic, u)
-        events = (*events, *self._stopped())
-        step = self._after_failure(error, now, u)
-        return Step(step.verdict, (*events, *step.events))
+        return _after((*events, *self._presence.stopped()), self._ruled(ruling, now))
 
-    def _after_failure(self, error: BaseException | None, now: Instant, u: float) -> Step:
-        retry, waybill = self._spec.retry, self._waybill
-        if _reached(self.due, now.monotonic):
-            return self._park(Reason.DEADLINE, error, now)
-        if retry is None or waybill.attempt >= retry.attempts:
-            return self._park(Reason.MAX_ATTEMPTS, error, now)
-        if waybill.retry_limit is not None and waybill.retries >= waybill.retry_limit:
-            return self._park(Reason.RETRY_LIMIT, error, now)
-        delay = retry.backoff.delay(waybill.attempt, u)
-        if isinstance(error, CircuitOpen):
-            delay = max(delay, error.retry_after)
-        milliseconds = reachable_rung(delay, retry)
-        # Without a rung it is held here: longer than a blink only when an error asks for it.
-        wait = min(delay, self._spec.hold_max) if milliseconds is None else milliseconds / 1000
-        again_at = now.monotonic + wait
-        if _reached(self.due, again_at) or _reached(self._expires, again_at):
-            return self._park(Reason.DEADLINE_BEFORE_RETRY, error, now)
-        if milliseconds is None:
-            return self._run_again(wait, now)
-        outcome = self._outcome(Result.RETRIED, error, delay=wait)
-        again = self._next()
+    def _case(self) -> Case:
+        return Case(
+            spec=self._spec,
+            declared=self._declared,
+            waybill=self._waybill,
+            bounds=self._bounds,
+            budget=self._budget,
+        )
+
+    def _ruled(self, ruling: Parked | Again, now: Instant) -> Step:
+        if isinstance(ruling, Parked):
+            return self._park(ruling, now)
+        again = self._next(ruling, now)
+        if ruling.rung is None:
+            return self._wait_here(ruling, again, now)
+        result = Result.RETRIED if ruling.cost is Cost.ATTEMPT else Result.DEFERRED
+        outcome = self._outcome(result, ruling.error, delay=ruling.seconds)
         headers = copies.retry_headers(self._delivery, again, now.wall)
-        return self._republish(delay_name(milliseconds), headers, again, outcome, now)
+        return self._republish(delay_name(ruling.rung), headers, again, outcome, now)
 
-    def _run_again(self, wait: float, now: Instant) -> Step:
-        """Hold the same delivery: the wait is too short for a trip through the broker."""
-        hop = copies.remembered(self._delivery, self._waybill, now.wall)
-        self._waybill = replace(self._next(), hop=hop)
+    def _wait_here(self, ruling: Again, again: Waybill, now: Instant) -> Step:
+        """Hold the same delivery: the wait is too short for the broker, or the order is kept."""
+        self._waybill = again
         self._arrived = now.monotonic
-        return Step(Wait(seconds=wait))
+        if not self._spec.in_order:
+            self._turn.leave()
+        return Step(Wait(seconds=ruling.seconds))
 
-    def _park(self, reason: Reason, error: BaseException | None, now: Instant) -> Step:
-        outcome = self._outcome(Result.PARKED, error, reason=reason)
-        parked = self._identified()
-        headers = copies.parking_headers(self._delivery, parked, outcome, now.wall)
-        step = self._republish(names.PARKING_EXCHANGE, headers, parked, outcome, now)
-        return Step(step.verdict, self._released())
+    def _park(self, parked: Parked, now: Instant) -> Step:
+        """Let the substitute handle it, if there is one and it has not tried."""
+        if not self._spec.fallback or self._instead is not None:
+            return self._to_parking(parked, now)
+        self._instead = parked
+        return Step(Run(attempt=self._waybill.attempt, fallback=True), self._presence.runs(None))
+
+    def _to_parking(self, parked: Parked, now: Instant) -> Step:
+        outcome = self._outcome(Result.PARKED, parked.error, reason=parked.reason)
+        waybill = self._identified()
+        headers = copies.parking_headers(self._delivery, waybill, outcome, now.wall)
+        return self._republish(names.PARKING_EXCHANGE, headers, waybill, outcome, now)
 
     def _republish(
         self, exchange: str, headers: dict[str, object], waybill: Waybill, outcome: Outcome, now: Instant
@@ -213,7 +246,8 @@ class Execution:
             exchange=exchange, routing_key=key, headers=headers, waybill=waybill, outcome=outcome
         )
         self._copy_since = now.monotonic
-        return Step(self._copy)
+        self._turn.leave()
+        return Step(self._copy, self._presence.released())
 
     def _copied(self, now: Instant) -> Step:
         copy = self._copy
@@ -227,22 +261,15 @@ class Execution:
     def _unconfirmed(self, error: str, now: Instant) -> Step:
         events = (Unconfirmed(queue=self._delivery.queue, error=error),)
         if now.monotonic - self._copy_since >= self._spec.hold_max:
-            return self._end(GiveBack, Result.GIVEN_BACK, events)
+            return _after(events, self._end(GiveBack, Result.GIVEN_BACK))
         pause, self._pause = self._pause, min(self._pause * 2, _LONGEST_PAUSE)
         return Step(Wait(seconds=pause), events)
 
-    def _end(self, verdict: type[Ack | GiveBack | Leave], result: Result, events: tuple[Event, ...]) -> Step:
+    def _end(self, verdict: type[Ack | GiveBack | Leave], result: Result) -> Step:
+        self._turn.leave()
         outcome = self._outcome(result, None)
         ended = Ended(queue=self._delivery.queue, outcome=outcome)
-        return Step(verdict(outcome=outcome), (*events, *self._released(), *self._stopped(), ended))
-
-    def _released(self) -> tuple[Event, ...]:
-        held, self._held = self._held, False
-        return (Released(queue=self._delivery.queue, breaker=self._turn.name or ""),) if held else ()
-
-    def _stopped(self) -> tuple[Event, ...]:
-        running, self._running = self._running, False
-        return (RunEnded(queue=self._delivery.queue),) if running else ()
+        return Step(verdict(outcome=outcome), (*self._presence.released(), *self._presence.stopped(), ended))
 
     def _outcome(
         self,
@@ -254,26 +281,20 @@ class Execution:
     ) -> Outcome:
         return Outcome(result=result, attempt=self._waybill.attempt, reason=reason, delay=delay, error=error)
 
-    def _next(self) -> Waybill:
-        return self._identified().retried()
+    def _next(self, ruling: Again, now: Instant) -> Waybill:
+        """Return the waybill with which the message comes back."""
+        hop = copies.remembered(self._delivery, self._waybill, now.wall)
+        if ruling.rung is not None and ruling.wait > ruling.rung / 1000:
+            hop = replace(hop, not_before=round((now.wall + ruling.wait) * 1000))
+        if ruling.cost is Cost.DEFERRAL:
+            hop = replace(hop, deferrals=hop.deferrals + 1)
+        waybill = replace(self._identified(), hop=hop)
+        return waybill.retried() if ruling.cost is Cost.ATTEMPT else waybill
 
     def _identified(self) -> Waybill:
         return self._waybill if self._waybill.id else replace(self._waybill, id=self._identity())
 
 
-def _expiry(delivery: Delivery, hop: Hop | None, received: Instant) -> float | None:
-    """Return the monotonic time after which the message is not worth another run, by its own expiration.
-
-    The broker counts from the publish, which nobody here has seen: this counts from the arrival of the
-    original, and once that has passed from its first failure.
-    """
-    milliseconds = number(delivery.expiration if hop is None else hop.expiration)
-    if milliseconds is None:
-        return None
-    known = None if hop is None else hop.first_failed_at
-    since = received.wall if known is None else known / 1000
-    return received.monotonic + since - received.wall + milliseconds / 1000
-
-
-def _reached(moment: float | None, now: float) -> bool:
-    return moment is not None and now >= moment
+def _after(events: tuple[Event, ...], step: Step) -> Step:
+    """Return *step* with the *events* that came before it."""
+    return Step(step.verdict, (*events, *step.events))

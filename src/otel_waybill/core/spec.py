@@ -1,40 +1,27 @@
 """Policies as frozen values: checked when they are made, with the rule and the unit in the message."""
 
 import math
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
 
-from otel_waybill.core.backoff import Backoff
+from otel_waybill.core.belief import (
+    LONGEST_DEADLINE,
+    SKEW_TOLERANCE,
+    Belief,
+    Inheritance,
+    Trust,
+    trusting,
+)
+from otel_waybill.core.limits import ConcurrencyLimit, RateLimit
+from otel_waybill.core.retry import Retry
 from otel_waybill.core.rules import one_of, require
-from otel_waybill.core.waybill import LONGEST_DEADLINE
 
 Settle = Literal["return", "handler"]
+OnExpired = Literal["park", "run", "ack", "fallback"]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retry:
-    """How often a failed message runs again, and how long it waits in between.
-
-    Attributes:
-        attempts: runs of one message in all, the first included; 1 or more.
-        backoff: the wait after each failed attempt.
-        redeliveries: how often the broker may hand out the same message again after consumers died
-            with it; the last time it is parked as a crash loop instead of run; 1 or more. Keep it at or
-            below the delivery limit of the queue, 20 by default since RabbitMQ 4, at which the broker
-            drops the message. Never added to attempts, because the broker's count also rises for messages
-            that were only prefetched.
-
-    Raises:
-        InvalidPolicy: a number is out of its range.
-    """
-
-    attempts: int = 5
-    backoff: Backoff = field(default_factory=Backoff)
-    redeliveries: int = 20
-
-    def __post_init__(self) -> None:
-        require(rule="attempts >= 1", holds=self.attempts >= 1, seen=self.attempts)
-        require(rule="redeliveries >= 1", holds=self.redeliveries >= 1, seen=self.redeliveries)
+_SMALLEST_PREFETCH: Final = 20
+# One that runs and one that is ready: whoever waits behind a message in its backoff is held all the while.
+_IN_ORDER_PREFETCH: Final = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,29 +75,49 @@ class PolicySpec:
 
     Attributes:
         retry: None parks on the first failure.
-        prefetch: unacknowledged deliveries per consumer, 1 or more; it bounds what is held.
+        breaker: the name of the breaker that pauses the consumer, if there is one.
+        rate: how many runs may start in a while; None is no limit.
+        concurrency: how many handlers may run at the same time; None is no limit but the prefetch.
+        fallback: whether there is a substitute for what cannot be handled.
+        settle: who acknowledges; None leaves it to where the policy is put.
+        on_expired: what becomes of a message whose deadline has passed before its handler started:
+            "park" it, "run" the handler without a deadline, "ack" it and so drop it, or "fallback".
+        prefetch: unacknowledged deliveries per consumer, 1 or more; it bounds what is held. None: twice
+            the concurrency or the workers, at least 20; 2 where the order is kept.
         workers: threads in which handlers run on pika; 0 runs them where pika calls them.
         confirm_timeout: seconds to wait for the broker's confirm of a copy, above 0.
-        hold_max: seconds for which a copy that the broker does not confirm is tried again before the
-            message is given back, above 0.
+        hold_max: seconds, above 0, for which a delivery is held because of a breaker or a rate before it
+            is put off through the broker, and for which a copy that the broker does not confirm is tried
+            again before the message is given back.
         skew_tolerance: seconds by which a deadline may be overrun before it counts, 0 or more; it
             covers clocks that differ between machines.
         max_deadline: seconds; a deadline further away is shortened to it, above 0.
+        trust: whose end-to-end facts are believed.
+        deadline: whether a deadline that arrives is taken over.
+        refuse_publish: whether a handler may publish no more once its deadline has passed.
     """
 
     retry: Retry | None = None
+    breaker: str | None = None
+    rate: RateLimit | None = None
+    concurrency: ConcurrencyLimit | None = None
+    fallback: bool = False
     settle: Settle | None = None
-    prefetch: int = 20
+    on_expired: OnExpired = "park"
+    prefetch: int | None = None
     workers: int = 0
     confirm_timeout: float = 5.0
     hold_max: float = 300.0
-    skew_tolerance: float = 1.0
+    skew_tolerance: float = SKEW_TOLERANCE
     max_deadline: float = LONGEST_DEADLINE
+    trust: Trust = "all"
+    deadline: Inheritance = "inherit"
+    refuse_publish: bool = False
 
     def __post_init__(self) -> None:
         require(
-            rule="prefetch >= 1 (0 is unlimited, and holding must be bounded)",
-            holds=self.prefetch >= 1,
+            rule="prefetch >= 1 (0 is unlimited, and holding must be bounded), or None",
+            holds=self.prefetch is None or self.prefetch >= 1,
             seen=self.prefetch,
         )
         require(rule="workers >= 0", holds=self.workers >= 0, seen=self.workers)
@@ -123,4 +130,42 @@ class PolicySpec:
             seen=self.skew_tolerance,
         )
         if self.settle is not None:
-            one_of("settle", self.settle, ("return", "handler"))
+            one_of("settle", self.settle, get_args(Settle))
+        one_of("on_expired", self.on_expired, get_args(OnExpired))
+        one_of("deadline", self.deadline, get_args(Inheritance))
+        trusting(self.trust)
+        require(
+            rule="a fallback for on_expired='fallback'",
+            holds=self.fallback or self.on_expired != "fallback",
+            seen=self.fallback,
+        )
+        require(
+            rule="no concurrency beside in_order, which runs one message at a time",
+            holds=self.concurrency is None or not self.in_order,
+            seen=self.concurrency,
+        )
+
+    @property
+    def belief(self) -> Belief:
+        """How much of what arrives is believed."""
+        return Belief(
+            trust=self.trust,
+            deadline=self.deadline,
+            skew_tolerance=self.skew_tolerance,
+            max_deadline=self.max_deadline,
+        )
+
+    @property
+    def in_order(self) -> bool:
+        """Whether a message that failed keeps those behind it waiting."""
+        return self.retry is not None and self.retry.in_order
+
+    @property
+    def prefetch_count(self) -> int:
+        """How many unacknowledged deliveries to ask the broker for."""
+        if self.prefetch is not None:
+            return self.prefetch
+        if self.in_order:
+            return _IN_ORDER_PREFETCH
+        concurrency = 0 if self.concurrency is None else self.concurrency.runs
+        return max(_SMALLEST_PREFETCH, 2 * concurrency, 2 * self.workers)

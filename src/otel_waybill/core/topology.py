@@ -6,13 +6,14 @@ what was confirmed into it.
 """
 
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, Literal
 
+from otel_waybill.core.retry import Retry
 from otel_waybill.core.rules import require
-from otel_waybill.core.spec import Retry
+from otel_waybill.core.spec import PolicySpec
 from otel_waybill.names import DELAY_PREFIX, PARKED_SUFFIX, PARKING_EXCHANGE, RETURN_EXCHANGE, UNROUTED
 
 # Milliseconds, two to the octave. A name contains its time, so two programs can never disagree about it.
@@ -20,6 +21,11 @@ RUNGS: Final = tuple(round(250 * 2 ** (k / 2)) for k in range(28))
 
 # Half the first rung, in seconds: below this, rounding up would more than double the delay.
 SHORTEST: Final = 0.125
+
+# For waits that have no backoff to tell how long they are.
+_DEFERRAL: Final = 32_000
+# What is left of a wait longer than the last rung may be of any length: these are for that.
+_LAST_LEGS: Final = RUNGS[-8:]
 
 PRECONDITION_FAILED: Final = 406
 """The reply code of a declaration that differs from what exists (AMQP 0-9-1)."""
@@ -83,36 +89,29 @@ def parked_name(queue: str) -> str:
     return f"{queue}{PARKED_SUFFIX}"
 
 
-def rung(delay: float) -> int | None:
-    """Return the rung, in milliseconds, that makes a message wait *delay* seconds or a little longer.
+def rungs(spec: PolicySpec) -> tuple[int, ...]:
+    """Return the rungs, in ascending milliseconds, that a policy needs."""
+    retry = spec.retry
+    if retry is not None and not retry.in_order and (climbed := _climbed(retry)):
+        return climbed
+    # Who may hold a message must be able to put it off. Whoever keeps the order never lets go of it.
+    holds = spec.breaker is not None or spec.rate is not None
+    return (_DEFERRAL,) if holds and not spec.in_order else ()
 
-    None below 0.125 s: too short for the ladder, the caller holds the message and runs it again itself.
-    Delays past the last rung, 2896.309 s, get the last rung.
+
+def rung(delay: float, declared: Sequence[int]) -> int | None:
+    """Return the rung, in milliseconds, on which to make a message wait *delay* seconds.
+
+    The first of those *declared* that is long enough, else the longest of them: the message then comes back
+    early and goes once more. None: too short for the ladder, or there is none; the caller holds the message.
     """
-    if delay < SHORTEST:
+    if delay < SHORTEST or not declared:
         return None
-    return RUNGS[min(bisect_left(RUNGS, delay * 1000), len(RUNGS) - 1)]
+    return declared[min(bisect_left(declared, delay * 1000), len(declared) - 1)]
 
 
-def reachable(retry: Retry) -> tuple[int, ...]:
-    """Return the rungs, in ascending milliseconds, on which *retry* can make a message wait."""
-    spans = [(rung(low) or 0, rung(high) or 0) for low, high in retry.backoff.spans(retry.attempts)]
-    return tuple(ms for ms in RUNGS if any(low <= ms <= high for low, high in spans))
-
-
-def reachable_rung(delay: float, retry: Retry) -> int | None:
-    """Return the rung for *delay* seconds among those that *retry* has had declared.
-
-    A delay that an error asks for may lie beyond them; it gets the last one that exists.
-    """
-    wanted, declared = rung(delay), reachable(retry)
-    if wanted is None or not declared:
-        return None
-    return next((ms for ms in declared if ms >= wanted), declared[-1])
-
-
-def plan(queue: str, retry: Retry | None) -> Topology:
-    """Return everything that a policy with *retry* on *queue* needs; *queue* itself is the user's.
+def plan(queue: str, spec: PolicySpec) -> Topology:
+    """Return everything that a policy on *queue* needs; *queue* itself is the user's.
 
     The way back exists without retries too: a message that is replayed from parking takes it.
 
@@ -125,24 +124,24 @@ def plan(queue: str, retry: Retry | None) -> Topology:
         holds=len(parked.encode()) <= _LONGEST_NAME,
         seen=queue,
     )
-    rungs = reachable(retry) if retry is not None else ()
+    delays = rungs(spec)
     return Topology(
         exchanges=(
             Exchange(name=UNROUTED, type="fanout"),
             Exchange(name=RETURN_EXCHANGE, type="direct", arguments=_ALTERNATE),
             Exchange(name=PARKING_EXCHANGE, type="direct", arguments=_ALTERNATE),
-            *(Exchange(name=delay_name(ms), type="fanout") for ms in rungs),
+            *(Exchange(name=delay_name(ms), type="fanout") for ms in delays),
         ),
         queues=(
             Queue(name=UNROUTED, arguments=_KEPT),
             Queue(name=parked, arguments=_KEPT),
-            *(_delay_queue(ms) for ms in rungs),
+            *(_delay_queue(ms) for ms in delays),
         ),
         bindings=(
             Binding(exchange=UNROUTED, queue=UNROUTED, routing_key=""),
             Binding(exchange=RETURN_EXCHANGE, queue=queue, routing_key=queue),
             Binding(exchange=PARKING_EXCHANGE, queue=parked, routing_key=queue),
-            *(Binding(exchange=delay_name(ms), queue=delay_name(ms), routing_key="") for ms in rungs),
+            *(Binding(exchange=delay_name(ms), queue=delay_name(ms), routing_key="") for ms in delays),
         ),
     )
 
@@ -159,3 +158,15 @@ def _delay_queue(ms: int) -> Queue:
             "x-overflow": "reject-publish",
         },
     )
+
+
+def _climbed(retry: Retry) -> tuple[int, ...]:
+    """Return the rungs on which the backoff of *retry* can make a message wait."""
+    spans = list(retry.backoff.spans(retry.attempts))
+    steps = [(rung(low, RUNGS) or 0, rung(high, RUNGS) or 0) for low, high in spans]
+    climbed = {ms for ms in RUNGS for low, high in steps if low <= ms <= high}
+    if any(high * 1000 > RUNGS[-1] for _, high in spans):
+        climbed.update(_LAST_LEGS)
+    if retry.classic_guard and retry.attempts > 1:
+        climbed.add(RUNGS[0])
+    return tuple(sorted(climbed))

@@ -4,12 +4,13 @@ A verdict that ends a delivery carries its outcome; every other one is answered 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from otel_waybill.core.breaker import Permit
 from otel_waybill.core.delivery import Outcome
 from otel_waybill.core.events import Event
+from otel_waybill.core.line import Bell
 from otel_waybill.core.waybill import Waybill
 
 
@@ -22,19 +23,24 @@ class Run:
         due: monotonic time at which its deadline passes, or None.
         permit: the breaker's permit for this run, or None.
         held: seconds for which the delivery waited before.
+        fallback: whether to call the substitute in its place.
+        strict: whether it may publish no more once that has passed.
     """
 
     attempt: int
     due: float | None = None
     permit: Permit | None = None
     held: float = 0.0
+    fallback: bool = False
+    strict: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wait:
-    """Hold the delivery, unacknowledged, for so many seconds."""
+    """Hold the delivery, unacknowledged, for so many seconds, or until its *bell* rings."""
 
     seconds: float
+    bell: Bell | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -76,8 +76,8 @@ async def _perform(
     match verdict:
         case Run() as run:
             return await _attempt(run, performer, clock)
-        case Wait(seconds=seconds):
-            return await performer.wait(seconds)
+        case Wait() as wait:
+            return await performer.wait(wait)
         case copy:
             return await performer.republish(copy)
 

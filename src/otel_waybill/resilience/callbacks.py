@@ -32,8 +32,8 @@ def drive(
         match step.verdict:
             case Run() as run:
                 performer.attempt(run, answer)
-            case Wait(seconds=seconds):
-                performer.wait(seconds, answer)
+            case Wait() as wait:
+                performer.wait(wait, answer)
             case Republish() as copy:
                 performer.republish(copy, answer)
             case last:

@@ -3,22 +3,44 @@
 import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 from otel_waybill.core.breaker import Permit
 from otel_waybill.core.spec import PolicySpec, Settle
+from otel_waybill.core.verdicts import Run
 from otel_waybill.resilience.breaker import CircuitBreaker
+from otel_waybill.resilience.limits import Shares
 
 Handler = Callable[..., object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
-    """What a delivery is handled by: a policy's frozen part, and its live breaker."""
+    """What a delivery is handled by: a policy's frozen part, and its live ones.
+
+    Attributes:
+        spec: the frozen part.
+        breaker: pauses the consumer.
+        shares: the limits that its deliveries share.
+        fallback: called like the handler, for what that cannot handle.
+    """
 
     spec: PolicySpec
-    breaker: CircuitBreaker | None = None
+    breaker: CircuitBreaker | None
+    shares: Shares = field(compare=False)
+    fallback: Handler | None
+
+    @classmethod
+    def of(
+        cls, spec: PolicySpec, *, breaker: CircuitBreaker | None = None, fallback: Handler | None = None
+    ) -> Self:
+        """Return the terms of a policy that says *spec*."""
+        return cls(spec=spec, breaker=breaker, shares=Shares(spec), fallback=fallback)
+
+    def handler(self, run: Run, handler: Handler) -> Handler:
+        """Return what *run* calls: *handler*, or the substitute for it."""
+        return self.fallback if run.fallback and self.fallback is not None else handler
 
     def lent(self, permit: Permit | None) -> AbstractContextManager[None]:
         """Return a block in which a handler's call through the same breaker uses *permit*."""

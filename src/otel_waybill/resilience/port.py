@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from otel_waybill.core.events import Event
-from otel_waybill.core.verdicts import Ack, GiveBack, Leave, Report, Republish, Run, Settled
+from otel_waybill.core.verdicts import Ack, GiveBack, Leave, Report, Republish, Run, Settled, Wait
 
 Answer = Callable[[Report], None]
 """Continues a delivery with the report on its last verdict; called exactly once for each."""
@@ -16,7 +16,7 @@ class Performer(Protocol):
     def emit(self, event: Event) -> None:
         """Tell whoever listens what happened to this delivery."""
 
-    def wait(self, seconds: float, answer: Answer) -> None:
+    def wait(self, wait: Wait, answer: Answer) -> None:
         """Hold the delivery and answer when the wait is over."""
 
     def attempt(self, run: Run, answer: Answer) -> None:
@@ -43,7 +43,7 @@ class AsyncPerformer(Protocol):
     def emit(self, event: Event) -> None:
         """Tell whoever listens what happened to this delivery."""
 
-    async def wait(self, seconds: float) -> Report:
+    async def wait(self, wait: Wait) -> Report:
         """Hold the delivery."""
 
     async def attempt(self, run: Run) -> Report:

@@ -5,6 +5,7 @@ from opentelemetry.metrics import Histogram, Meter
 from otel_waybill import names
 from otel_waybill.core.events import (
     BreakerChanged,
+    ClockSkewed,
     Confirmed,
     Ended,
     Event,
@@ -20,6 +21,7 @@ from otel_waybill.telemetry.semconv import Shape, Value, is_anonymous
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
 """The buckets that the conventions ask for."""
 _LEFT = (0, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)
+_SKEWS = (1, 2, 5, 10, 30, 60, 300, 600, 3600, 86400)
 _RUNS = (1, 2, 3, 4, 5, 7, 10, 15, 20)
 _STATES = {"closed": 0, "half-open": 1, "open": 2}
 
@@ -50,7 +52,7 @@ class Meters:
             names.METRIC_REMAINING, "Time left until the deadline when a run starts.", _LEFT
         )
         self._held = meter.create_up_down_counter(
-            names.METRIC_HELD, "{delivery}", "Deliveries that wait unacknowledged for a breaker."
+            names.METRIC_HELD, "{delivery}", "Deliveries that wait unacknowledged for a breaker or a limit."
         )
         self._running = meter.create_up_down_counter(
             names.METRIC_RUNNING, "{delivery}", "Deliveries whose handler runs."
@@ -63,6 +65,9 @@ class Meters:
         )
         self._invalid = meter.create_counter(
             names.METRIC_HEADERS_INVALID, "{header}", "Facts that arrived malformed and were read as absent."
+        )
+        self._skew = seconds(
+            names.METRIC_CLOCK_SKEW, "How far the clock of a sender is ahead, at least.", _SKEWS
         )
         self._breaker = meter.create_gauge(
             names.METRIC_BREAKER_STATE, "{state}", "State of a breaker: 0 closed, 1 half-open, 2 open."
@@ -88,10 +93,10 @@ class Meters:
                     self._remaining.record(max(0.0, remaining), _of(queue))
             case RunEnded(queue=queue):
                 self._running.add(-1, _of(queue))
-            case Held(queue=queue, breaker=breaker):
-                self._held.add(1, _of(queue) | {names.BREAKER_NAME: breaker})
-            case Released(queue=queue, breaker=breaker):
-                self._held.add(-1, _of(queue) | {names.BREAKER_NAME: breaker})
+            case Held():
+                self._held.add(1, _of(event.queue) | _why(event))
+            case Released():
+                self._held.add(-1, _of(event.queue) | _why(event))
             case Confirmed(queue=queue, seconds=seconds):
                 self._confirm.record(seconds, _of(queue))
             case Unconfirmed(queue=queue):
@@ -106,6 +111,8 @@ class Meters:
             case HeadersInvalid(queue=queue, names=malformed):
                 for name in malformed:
                     self._invalid.add(1, _of(queue) | {names.HEADER: name})
+            case ClockSkewed(queue=queue, seconds=seconds):
+                self._skew.record(seconds, _of(queue))
             case BreakerChanged(breaker=breaker, after=after):
                 self._breaker.set(_STATES[after], {names.BREAKER_NAME: breaker})
 
@@ -113,3 +120,8 @@ class Meters:
 def _of(queue: str | None) -> dict[str, Value]:
     """Return the attribute that names *queue*, if it was people who named it: of those there are few."""
     return {} if queue is None or is_anonymous(queue) else {names.QUEUE: queue}
+
+
+def _why(event: Held | Released) -> dict[str, Value]:
+    facts = {names.BREAKER_NAME: event.breaker, names.LIMIT: event.limit}
+    return {name: value for name, value in facts.items() if value is not None}

@@ -23,7 +23,7 @@ from opentelemetry.trace import (
 )
 
 from otel_waybill import names
-from otel_waybill.config import Settings
+from otel_waybill.config.settings import Settings
 from otel_waybill.core.events import BreakerChanged, Event
 from otel_waybill.guard import harmless
 from otel_waybill.telemetry.hooks import REDACTED, Hooks, Message

@@ -196,8 +196,10 @@ class PikaAsyncio:
             self._run()
 
     def _run(self) -> None:
-        self._loop.call_later(_MOMENT, self._loop.stop)
+        stop = self._loop.call_later(_MOMENT, self._loop.stop)
         try:
             self._loop.run_forever()
         except SystemExit as error:
             self.raised.append(error)
+        finally:
+            stop.cancel()

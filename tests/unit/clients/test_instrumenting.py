@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 from opentelemetry.context import Context
@@ -19,9 +20,9 @@ from otel_waybill import names
 from otel_waybill.clients.shared.instrumenting import Options, switch_off, switch_on
 from otel_waybill.clients.shared.live import Live
 from otel_waybill.clients.shared.policies import Consumer
-from otel_waybill.config import Exceptions, Settings
+from otel_waybill.config.settings import Exceptions, Settings
 from otel_waybill.core.spec import PolicySpec
-from otel_waybill.errors import InvalidPolicy
+from otel_waybill.errors import InvalidPolicy, InvalidPolicyFile
 from otel_waybill.patching import PatchSet
 from otel_waybill.resilience.guarded import Terms
 from otel_waybill.telemetry.hooks import Hooks, Message
@@ -146,8 +147,39 @@ def test_settings_come_from_the_environment(bench: Bench, monkeypatch: pytest.Mo
 
 def test_policies_are_applied_by_name(bench: Bench) -> None:
     """What was given by name holds for consumers of that name."""
-    bench.on(terms={"orders": Terms(spec=PolicySpec())})
+    bench.on(terms={"orders": Terms.of(PolicySpec())})
     assert bench.live.policies.bind(print, Consumer(queue="orders")).terms is not None
+
+
+def test_policies_of_a_file_apply_where_none_are_given(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The environment names the file; what the program gives wins."""
+    (tmp_path / "policies.toml").write_text("[policies.orders]")
+    monkeypatch.setenv("OTEL_WAYBILL_POLICIES", str(tmp_path / "policies.toml"))
+    bench.on()
+    assert bench.live.policies.bind(print, Consumer(queue="orders")).terms is not None
+    bench.off()
+    bench.on(terms={})
+    assert bench.live.policies.bind(print, Consumer(queue="orders")).terms is None
+
+
+def test_policies_that_cannot_be_read_let_nobody_consume(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The program is traced, told once, and refused when it begins to consume, with a new error each time."""
+    monkeypatch.setenv("OTEL_WAYBILL_POLICIES", str(tmp_path / "absent.toml"))
+    bench.on()
+    bench.off()
+    bench.on()
+    assert 1 == caplog.text.count("no policies, so nothing can be consumed")
+    assert not bench.live.recorder().silent
+    errors = []
+    for _ in range(2):
+        with pytest.raises(InvalidPolicyFile, match="No such file") as caught:
+            bench.live.policies.bind(print, Consumer(queue="orders"))
+        errors.append(caught.value)
+    assert errors[0] is not errors[1]
 
 
 def named(called: list[str], name: str) -> object:

@@ -27,7 +27,7 @@ def telling(callback: object) -> Any:  # noqa: ANN401 - a callable with an attri
 
 def terms(prefetch: int) -> Terms:
     """Terms that can be told apart by their prefetch."""
-    return Terms(spec=PolicySpec(prefetch=prefetch))
+    return Terms.of(PolicySpec(prefetch=prefetch))
 
 
 ORDERS = Consumer(queue="orders")

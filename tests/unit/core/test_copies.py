@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otel_waybill import names
+from otel_waybill.core.belief import BELIEF
 from otel_waybill.core.copies import parking_headers, retry_headers
 from otel_waybill.core.delivery import Delivery, Outcome, Reason, Result
 from otel_waybill.core.waybill import Hop, Waybill, decode
@@ -75,7 +76,7 @@ def test_later_copies_remember_the_same() -> None:
         headers=first
         | {"x-death": [{}], "x-first-death-queue": "waybill.delay.v1.1000", "traceparent": "another"},
     )
-    decoded = decode(again, {}, now=NOW + 5, max_deadline=60.0).waybill
+    decoded = decode(again, {}, now=NOW + 5, belief=BELIEF).waybill
     second = retry_headers(again, decoded.retried(), NOW + 5)
     assert first | {"traceparent": "another", "waybill-attempt": "3", "waybill-retries": "1"} == second
 

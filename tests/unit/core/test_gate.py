@@ -61,7 +61,7 @@ def let_in(changed: BreakerChanged | None = None) -> tuple[Gate, Turn]:
 def test_everybody_passes_where_no_gate_is() -> None:
     """A delivery without a breaker asks nobody, has no permit and changes nothing."""
     turn = Turn(None)
-    assert (None, None, None) == (turn.name, turn.ask(NOW, CHANCE), turn.permit)
+    assert ((None, ()), None) == (turn.ask(NOW, CHANCE), turn.permit)
     assert [(), (), None] == [close(turn) for close in CLOSINGS.values()]
 
 
@@ -69,8 +69,7 @@ def test_permit_is_kept_until_the_attempt_ends() -> None:
     """The answer of the breaker is handed on as it is."""
     gate = Gate(Admission(permit=PERMIT))
     turn = Turn(gate)
-    assert "payments" == turn.name
-    assert gate.admission is turn.ask(NOW, CHANCE)
+    assert (None, ()) == turn.ask(NOW, CHANCE)
     assert PERMIT is turn.permit
     assert [("acquire", NOW, CHANCE)] == gate.asked
 

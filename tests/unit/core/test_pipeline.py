@@ -27,8 +27,9 @@ from otel_waybill.core.events import (
 )
 from otel_waybill.core.gate import Gate
 from otel_waybill.core.pipeline import Execution
-from otel_waybill.core.spec import PolicySpec, Retry, Settle
-from otel_waybill.core.topology import delay_name, rung
+from otel_waybill.core.retry import Retry
+from otel_waybill.core.spec import PolicySpec, Settle
+from otel_waybill.core.topology import RUNGS, delay_name, rung
 from otel_waybill.core.verdicts import (
     Ack,
     Cancelled,
@@ -351,9 +352,9 @@ def test_questions_come_in_the_order_of_the_design(  # noqa: PLR0913 - one for e
         spec,
         waybill=Waybill(attempt=attempt, retries=retries, retry_limit=limit, deadline=deadline, id="4711"),
     )
-    due = story.execution.due
+    due = story.execution._bounds.due
     copy = the(Republish, failed(story, elapsed, u=u))
-    wait = (rung(Backoff().delay(attempt, u)) or math.nan) / 1000
+    wait = (rung(Backoff().delay(attempt, u), RUNGS) or math.nan) / 1000
     questions = [
         (Reason.DEADLINE, due is not None and story.now >= due),
         (Reason.MAX_ATTEMPTS, attempt >= attempts),
@@ -384,7 +385,7 @@ def test_clocks_may_differ_by_the_tolerance() -> None:
 def test_deadline_is_measured_on_the_monotonic_clock() -> None:
     """A wall clock that jumps while the message is here changes nothing about its deadline."""
     story = Story(waybill=due_in(10.0))
-    assert START + 11.0 == story.execution.due
+    assert START + 11.0 == story.execution._bounds.due
     assert (
         Run(attempt=1, due=START + 11.0) == story.execution.start(Instant(START, WALL + 9999.0), 0.0).verdict
     )
@@ -408,7 +409,7 @@ def test_deadline_that_passes_while_held_parks_in_time() -> None:
 def test_holding_never_spins(left: float, refused: float) -> None:
     """Whatever is left until the deadline, a held delivery wakes up a handful of times, not in a loop."""
     story = Story(waybill=due_in(left), breaker=Turnstile([refused] * 20_000))
-    assume(story.execution.due is not None and story.execution.due > story.now)
+    assume(story.execution._bounds.due is not None and story.execution._bounds.due > story.now)
     step, wakes = story.begin(), 0
     while isinstance(step.verdict, Wait):
         assert 0 < step.verdict.seconds <= refused
@@ -577,9 +578,11 @@ def test_no_redelivery_at_all() -> None:
     )
 
 
-def test_policy_without_retry_counts_no_redeliveries() -> None:
-    """The limit of redeliveries belongs to the retry; without one the broker's own holds."""
-    the(Run, Story(PolicySpec(), replace(DELIVERY, headers={names.HEADER_DELIVERY_COUNT: 999})).begin())
+def test_policy_without_retry_counts_redeliveries_too() -> None:
+    """A message that kills its consumers is parked before the broker drops it, whatever the policy says."""
+    the(Run, Story(PolicySpec(), replace(DELIVERY, headers={names.HEADER_DELIVERY_COUNT: 19})).begin())
+    story = Story(PolicySpec(), replace(DELIVERY, headers={names.HEADER_DELIVERY_COUNT: 20}))
+    assert Reason.CRASH_LOOP is parked(story.begin())
 
 
 # Copies that the broker does not confirm.

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otel_waybill.core.backoff import LONGEST_DELAY, Backoff
-from otel_waybill.core.spec import Retry
+from otel_waybill.core.backoff import Backoff
+from otel_waybill.core.retry import Retry
+from otel_waybill.core.spec import PolicySpec
 from otel_waybill.core.topology import (
     RUNGS,
     Binding,
@@ -16,8 +17,8 @@ from otel_waybill.core.topology import (
     Topology,
     delay_name,
     plan,
-    reachable,
     rung,
+    rungs,
 )
 from otel_waybill.errors import InvalidPolicy
 
@@ -27,6 +28,11 @@ KEPT: dict[str, str | int] = {
     "x-overflow": "reject-publish",
 }
 TO_UNROUTED = {"alternate-exchange": "waybill.unrouted.v1"}
+
+
+def rungs_of(retry: Retry) -> tuple[int, ...]:
+    """The rungs of a policy that does nothing but retry."""
+    return rungs(PolicySpec(retry=retry))
 
 
 def test_rungs_are_those_of_the_wire_format() -> None:
@@ -51,29 +57,29 @@ def test_rungs_are_those_of_the_wire_format() -> None:
 )
 def test_rung_rounds_up(delay: float, ms: int) -> None:
     """A wait is as long as asked or a little longer; one that is a rung is kept."""
-    assert ms == rung(delay)
+    assert ms == rung(delay, RUNGS)
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.1, 0.12499, -1.0])
 def test_rung_leaves_short_delays_to_the_caller(delay: float) -> None:
     """Less than 125 ms is not worth a trip through the broker."""
-    assert rung(delay) is None
+    assert rung(delay, RUNGS) is None
 
 
 def test_rung_clamps_to_the_last() -> None:
     """What the ladder cannot hold waits as long as it can."""
-    assert RUNGS[-1] == rung(10_000.0)
+    assert RUNGS[-1] == rung(10_000.0, RUNGS)
 
 
 def test_rungs_are_their_own() -> None:
     """A delay that is exactly a rung stays on it, whatever binary fractions make of it."""
-    assert list(RUNGS) == [rung(ms / 1000) for ms in RUNGS]
+    assert list(RUNGS) == [rung(ms / 1000, RUNGS) for ms in RUNGS]
 
 
-@given(st.floats(0.25, LONGEST_DELAY))
+@given(st.floats(0.25, RUNGS[-1] / 1000))
 def test_rung_is_never_early_and_at_most_an_octave_half_late(delay: float) -> None:
     """A message never comes back too early, and not much more than 41 % too late."""
-    ms = rung(delay)
+    ms = rung(delay, RUNGS)
     assert ms is not None
     assert delay <= ms / 1000 <= delay * 1.42
 
@@ -90,20 +96,20 @@ def test_every_delay_finds_its_rung_declared(
 ) -> None:
     """Whatever chance decides, the queue a message waits in exists."""
     backoff = Backoff(first=first, ceiling=200.0, factor=factor, jitter=jitter)  # type: ignore[arg-type]  # drawn
-    declared = reachable(Retry(attempts=attempts, backoff=backoff))
+    declared = rungs_of(Retry(attempts=attempts, backoff=backoff))
     for attempt in range(1, attempts):
-        ms = rung(backoff.delay(attempt, data.draw(st.floats(0, 1, exclude_max=True))))
+        ms = rung(backoff.delay(attempt, data.draw(st.floats(0, 1, exclude_max=True))), RUNGS)
         assert ms is None or ms in declared
 
 
 def test_only_reachable_rungs_are_declared() -> None:
     """A policy costs the broker no queue that none of its messages can wait in."""
-    assert (500, 707, 1000) == reachable(Retry(attempts=2))
-    assert (1000, 2000, 4000) == reachable(Retry(attempts=4, backoff=Backoff(jitter="none")))
-    assert (250, 354, 500) == reachable(Retry(attempts=2, backoff=Backoff(first=0.5, jitter="full")))
-    assert () == reachable(Retry(attempts=9, backoff=Backoff(first=0.05, ceiling=0.1)))
-    assert () == reachable(Retry(attempts=1))
-    assert 32000 == reachable(Retry(attempts=sys.maxsize))[-1]
+    assert (500, 707, 1000) == rungs_of(Retry(attempts=2))
+    assert (1000, 2000, 4000) == rungs_of(Retry(attempts=4, backoff=Backoff(jitter="none")))
+    assert (250, 354, 500) == rungs_of(Retry(attempts=2, backoff=Backoff(first=0.5, jitter="full")))
+    assert () == rungs_of(Retry(attempts=9, backoff=Backoff(first=0.05, ceiling=0.1)))
+    assert () == rungs_of(Retry(attempts=1))
+    assert 32000 == rungs_of(Retry(attempts=sys.maxsize))[-1]
 
 
 def test_plan_without_retry_parks_and_takes_back() -> None:
@@ -123,12 +129,12 @@ def test_plan_without_retry_parks_and_takes_back() -> None:
             Binding(exchange="waybill.return.v1", queue="orders", routing_key="orders"),
             Binding(exchange="waybill.parking.v1", queue="orders.parked", routing_key="orders"),
         ),
-    ) == plan("orders", None)
+    ) == plan("orders", PolicySpec())
 
 
 def test_plan_with_retry_adds_its_rungs() -> None:
     """Each rung is a fanout exchange and a quorum queue that hands on at least once, with the key kept."""
-    base = plan("orders", None)
+    base = plan("orders", PolicySpec())
     retry = Retry(attempts=2, backoff=Backoff(jitter="none"))
     name = "waybill.delay.v1.1000"
     waits: dict[str, str | int] = {
@@ -142,13 +148,13 @@ def test_plan_with_retry_adds_its_rungs() -> None:
         exchanges=(*base.exchanges, Exchange(name=name, type="fanout")),
         queues=(*base.queues, Queue(name=name, arguments=waits)),
         bindings=(*base.bindings, Binding(exchange=name, queue=name, routing_key="")),
-    ) == plan("orders", retry)
+    ) == plan("orders", PolicySpec(retry=retry))
 
 
 @given(st.integers(1, 12))
 def test_plan_binds_only_what_is_declared_and_never_declares_the_users_queue(attempts: int) -> None:
     """Declaring a plan in order never meets a name that is missing, except the user's own queue."""
-    topology = plan("orders", Retry(attempts=attempts))
+    topology = plan("orders", PolicySpec(retry=Retry(attempts=attempts)))
     exchanges = [exchange.name for exchange in topology.exchanges]
     queues = [queue.name for queue in topology.queues]
     assert "orders" not in queues
@@ -161,9 +167,9 @@ def test_plan_binds_only_what_is_declared_and_never_declares_the_users_queue(att
 
 def test_plan_accepts_the_longest_name_and_no_longer() -> None:
     """A queue whose parking queue could not be named is refused before anything is declared."""
-    assert "q" * 248 + ".parked" == plan("q" * 248, None).queues[1].name
+    assert "q" * 248 + ".parked" == plan("q" * 248, PolicySpec()).queues[1].name
     with pytest.raises(InvalidPolicy, match="a queue name of at most 248 bytes"):
-        plan("ü" * 125, None)
+        plan("ü" * 125, PolicySpec())
 
 
 def test_delay_name_contains_the_time() -> None:

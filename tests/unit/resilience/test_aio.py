@@ -12,7 +12,8 @@ from otel_waybill.core.breaker import Admission, Permit
 from otel_waybill.core.delivery import Delivery, Instant, Outcome, Reason, Result
 from otel_waybill.core.events import Confirmed, Ended, Event, Held, RunEnded, RunStarted, Unconfirmed
 from otel_waybill.core.pipeline import Execution
-from otel_waybill.core.spec import PolicySpec, Retry
+from otel_waybill.core.retry import Retry
+from otel_waybill.core.spec import PolicySpec
 from otel_waybill.core.verdicts import (
     Ack,
     GiveBack,
@@ -25,6 +26,7 @@ from otel_waybill.core.verdicts import (
     Returned,
     Run,
     Settled,
+    Wait,
     Waited,
 )
 from otel_waybill.core.waybill import Waybill
@@ -122,9 +124,9 @@ class Script:
         """Remember *event*."""
         self.told.append(event)
 
-    async def wait(self, seconds: float) -> Report:
+    async def wait(self, wait: Wait) -> Report:
         """Wait in virtual time."""
-        await asyncio.sleep(seconds)
+        await asyncio.sleep(wait.seconds)
         return Waited()
 
     async def attempt(self, run: Run) -> Report:

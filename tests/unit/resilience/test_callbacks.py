@@ -6,7 +6,8 @@ from otel_waybill.core.backoff import Backoff
 from otel_waybill.core.delivery import Delivery, Instant, Reason, Result
 from otel_waybill.core.events import Confirmed, Ended, Event, RunEnded, RunStarted, Unconfirmed
 from otel_waybill.core.pipeline import Execution
-from otel_waybill.core.spec import PolicySpec, Retry, Settle
+from otel_waybill.core.retry import Retry
+from otel_waybill.core.spec import PolicySpec, Settle
 from otel_waybill.core.verdicts import (
     Ack,
     GiveBack,
@@ -18,6 +19,7 @@ from otel_waybill.core.verdicts import (
     Returned,
     Run,
     Settled,
+    Wait,
     Waited,
 )
 from otel_waybill.core.waybill import Waybill
@@ -48,9 +50,9 @@ class Script:
         """Write down *event*."""
         self.told.append(event)
 
-    def wait(self, seconds: float, answer: Answer) -> None:
+    def wait(self, wait: Wait, answer: Answer) -> None:
         """Start a timer."""
-        self.told.append(seconds)
+        self.told.append(wait.seconds)
         self.pending = answer
 
     def attempt(self, run: Run, answer: Answer) -> None:

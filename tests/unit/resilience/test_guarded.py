@@ -25,7 +25,7 @@ def handle(message: object) -> object:
 
 def test_stands_where_the_handler_stood() -> None:
     """The guarded handler has the name and the words of the one behind it, for logs and docs."""
-    guarded = Guarded(handle, Terms(spec=PolicySpec()), "orders", lambda *_: None)
+    guarded = Guarded(handle, Terms.of(PolicySpec()), "orders", lambda *_: None)
     assert ("handle", "Handle one message.") == (guarded.__name__, guarded.__doc__)  # type: ignore[attr-defined]
     assert repr(guarded).startswith("<Guarded <function handle at ")
     assert repr(guarded).endswith(" queue='orders'>")
@@ -33,7 +33,7 @@ def test_stands_where_the_handler_stood() -> None:
 
 def test_hands_itself_and_the_delivery_on() -> None:
     """A client that calls it gets what delivering under the policy returns."""
-    terms = Terms(spec=PolicySpec())
+    terms = Terms.of(PolicySpec())
     guarded = Guarded(handle, terms, None, lambda *delivery: delivery)
     assert (guarded, "message") == guarded("message")
     assert (handle, terms, None) == (guarded.handler, guarded.terms, guarded.queue)
@@ -41,7 +41,7 @@ def test_hands_itself_and_the_delivery_on() -> None:
 
 def test_wrapped_method_is_the_method_of_its_instance() -> None:
     """A decorated method handles with the instance it is called on, under the same terms."""
-    terms = Terms(spec=PolicySpec())
+    terms = Terms.of(PolicySpec())
 
     def wrap(method: Callable[..., object]) -> Guarded:
         return Guarded(method, terms, "orders", lambda guarded, *delivery: guarded.handler(*delivery))
@@ -71,14 +71,14 @@ def test_callable_without_a_name_can_be_guarded() -> None:
             """Handle."""
             return message
 
-    assert "queue=None" in repr(Guarded(Handler(), Terms(spec=PolicySpec()), None, print))
+    assert "queue=None" in repr(Guarded(Handler(), Terms.of(PolicySpec()), None, print))
 
 
 def test_who_settles_is_decided_once() -> None:
     """What the policy says about settling holds; where it says nothing, the place decides."""
-    said = Terms(spec=PolicySpec(settle="handler"))
+    said = Terms.of(PolicySpec(settle="handler"))
     assert said is settling(said, "return")
-    assert "return" == settling(Terms(spec=PolicySpec()), "return").spec.settle
+    assert "return" == settling(Terms.of(PolicySpec()), "return").spec.settle
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def breaker() -> CircuitBreaker:
 
 def test_handler_uses_the_permit_of_its_policy(breaker: CircuitBreaker) -> None:
     """A handler that calls through the breaker of its own policy takes one place, not two."""
-    terms = Terms(spec=PolicySpec(), breaker=breaker)
+    terms = Terms.of(PolicySpec(), breaker=breaker)
     permit = breaker.acquire(0.0, 0.5).permit
     assert permit is not None
     with terms.lent(permit), breaker:
@@ -102,5 +102,5 @@ def test_handler_uses_the_permit_of_its_policy(breaker: CircuitBreaker) -> None:
 @pytest.mark.parametrize("with_breaker", [True, False])
 def test_without_a_permit_nothing_is_lent(breaker: CircuitBreaker, *, with_breaker: bool) -> None:
     """A run that needed no permit runs in a block that does nothing."""
-    with Terms(spec=PolicySpec(), breaker=breaker if with_breaker else None).lent(None):
+    with Terms.of(PolicySpec(), breaker=breaker if with_breaker else None).lent(None):
         pass

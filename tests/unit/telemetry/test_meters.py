@@ -12,11 +12,12 @@ from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricR
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
-from otel_waybill.config import Settings
+from otel_waybill.config.settings import Settings
 from otel_waybill.core.breaker import State
 from otel_waybill.core.delivery import Outcome, Reason, Result
 from otel_waybill.core.events import (
     BreakerChanged,
+    ClockSkewed,
     Confirmed,
     Ended,
     Event,
@@ -265,6 +266,7 @@ def test_attempts_are_told_of_messages_that_are_done(bench: Bench) -> None:
     for result in Result:
         bench.tell(Ended(queue="orders", outcome=Outcome(result=result, attempt=3)))
     assert [
+        (ORDERS | {"waybill.outcome": "dropped"}, 3),
         (ORDERS | {"waybill.outcome": "handled"}, 3),
         (ORDERS | {"waybill.outcome": "parked"}, 3),
     ] == sorted(bench.points("waybill.attempts"), key=str)
@@ -329,6 +331,12 @@ def test_a_generated_queue_is_no_attribute(bench: Bench, queue: str | None) -> N
     """Broken headers arrive at reply queues too, without a policy, and each would be a series of its own."""
     bench.tell(HeadersInvalid(queue=queue, names=("waybill-deadline",)))
     assert [({"waybill.header": "waybill-deadline"}, 1)] == bench.points("waybill.headers.invalid")
+
+
+def test_clocks_that_are_ahead_are_measured(bench: Bench) -> None:
+    """Each message from the future counts, with how far it is away, where it arrives."""
+    bench.tell(ClockSkewed(queue="orders", seconds=2.5), ClockSkewed(queue="orders", seconds=7.5))
+    assert [(ORDERS, 10.0)] == bench.points("waybill.clock_skew")
 
 
 @pytest.mark.parametrize("state", State)

@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler, Sam
 from opentelemetry.trace import SpanContext, SpanKind, StatusCode
 
 from otel_waybill import guard
-from otel_waybill.config import Exceptions, Settings
+from otel_waybill.config.settings import Exceptions, Settings
 from otel_waybill.core.events import BreakerChanged, RunEnded
 from otel_waybill.guard import harmless
 from otel_waybill.telemetry.hooks import Hooks, Message

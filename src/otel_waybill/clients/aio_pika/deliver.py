@@ -172,4 +172,4 @@ async def _limit_prefetch(queue: Queue, terms: Terms) -> None:
     if seen is None:
         # Not by set_qos: that of a robust channel waits until it is restored, and this is part of restoring.
         underlay = await underlay_of(queue.channel)
-        await underlay.basic_qos(prefetch_count=terms.spec.prefetch)
+        await underlay.basic_qos(prefetch_count=terms.spec.prefetch_count)

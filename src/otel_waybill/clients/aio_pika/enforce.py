@@ -38,6 +38,7 @@ from otel_waybill.core.verdicts import (
     Returned,
     Run,
     Settled,
+    Wait,
     Waited,
 )
 from otel_waybill.errors import Unconfirmed
@@ -70,7 +71,7 @@ class Guard:
 
     def __init__(self, terms: Terms, handler: Handler, queue: str, message: IncomingMessage) -> None:
         recorder = live.recorder()
-        arrival = arrive(delivery(message, queue), ambient(), recorder, max_deadline=terms.spec.max_deadline)
+        arrival = arrive(delivery(message, queue), ambient(), recorder, belief=terms.spec.belief)
         self.execution = execution(terms, arrival)
         self._terms = terms
         self._handler = handler
@@ -121,9 +122,17 @@ class Guard:
         """Tell whoever listens what happened to this delivery."""
         self._journal.emit(event)
 
-    async def wait(self, seconds: float) -> Report:
+    async def wait(self, wait: Wait) -> Report:
         """Hold the delivery."""
-        await asyncio.sleep(seconds)
+        if wait.bell is None:
+            await asyncio.sleep(wait.seconds)
+        else:
+            rung, loop = asyncio.Event(), asyncio.get_running_loop()
+            # Whoever rings may do so in another thread.
+            wait.bell.listen(lambda: loop.call_soon_threadsafe(rung.set))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait.seconds):
+                    await rung.wait()
         return self._unless_gone(Waited())
 
     async def attempt(self, run: Run) -> Report:
@@ -133,7 +142,7 @@ class Guard:
         self._journal.open(run)
         try:
             with self._journal.current(run), self._terms.lent(run.permit):
-                result = self._handler(self.double)
+                result = self._terms.handler(run, self._handler)(self.double)
                 if inspect.isawaitable(result):
                     await result
         except Exception as error:  # noqa: BLE001 - whatever a handler raises is a failure of this attempt

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from aio_pika.exchange import Exchange
+from aio_pika.message import encode_expiration
 from aiormq.abc import DeliveredMessage
 from aiormq.exceptions import PublishError
 from opentelemetry import context as otel
@@ -12,7 +13,7 @@ from otel_waybill.clients.aio_pika import live
 from otel_waybill.clients.aio_pika.read import endpoint_of
 from otel_waybill.clients.aio_pika.settle import clone
 from otel_waybill.clients.shared.departure import carrying
-from otel_waybill.context import check_publish
+from otel_waybill.context import Running, check_publish, expiration_in
 from otel_waybill.guard import harmless
 from otel_waybill.patching import argument, passthrough, replaced
 from otel_waybill.telemetry.hooks import Message
@@ -38,7 +39,9 @@ async def publish(
     Raises:
         DeadlineExceeded: inside a request block whose deadline has passed; nothing is published.
     """
-    check_publish()
+    state = check_publish()
+    if state.expires:
+        args, kwargs = _expiring(state, args, kwargs)
     recorder, work = live.recorder(), None
     if not recorder.silent:
         with _tracing:
@@ -51,6 +54,18 @@ async def publish(
             # On a channel that does not raise for it, a message that nobody can route comes back like this.
             work.fail(PublishError(result, result.delivery))
         return result
+
+
+def _expiring(state: Running, args: tuple[object, ...], kwargs: dict[str, object]) -> _Call:
+    """Return the arguments with a message that expires with the deadline of *state*."""
+    message: AioMessage = argument(args, kwargs, 0, "message")
+    own = encode_expiration(message.expiration)
+    expiration = expiration_in(state, own)
+    if expiration is None or expiration == own:
+        return args, kwargs
+    # aio-pika takes seconds and cuts off what is below a millisecond, rounding errors included.
+    seconds = (int(expiration) + 0.5) / 1000
+    return replaced(args, kwargs, 0, "message", clone(message, type(message), expiration=seconds))
 
 
 def _traced(

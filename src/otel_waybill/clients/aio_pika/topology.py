@@ -9,11 +9,11 @@ from aiormq.abc import AbstractConnection
 from aiormq.exceptions import ChannelPreconditionFailed
 
 from otel_waybill.clients.shared.ledger import Owned
-from otel_waybill.core.spec import PolicySpec, Retry
-from otel_waybill.core.topology import Topology, plan
+from otel_waybill.core.spec import PolicySpec
+from otel_waybill.core.topology import Topology, plan, rungs
 from otel_waybill.errors import TopologyMismatch
 
-_declared: WeakKeyDictionary[AbstractConnection, set[tuple[str, Retry | None]]] = WeakKeyDictionary()
+_declared: WeakKeyDictionary[AbstractConnection, set[tuple[str, tuple[int, ...]]]] = WeakKeyDictionary()
 
 _declaring: Owned[asyncio.Lock] = Owned("declaring", asyncio.Lock)
 
@@ -28,13 +28,13 @@ async def declare(connection: AbstractConnection, queue: str, spec: PolicySpec) 
         AMQPError: the connection failed.
     """
     declared = _declared.setdefault(connection, set())
-    if (queue, spec.retry) in declared:
+    if (queue, rungs(spec)) in declared:
         return
     # A backlog asks for it all at once; only the first of them has to do it.
     async with _declaring.of(connection):
-        if (queue, spec.retry) not in declared:
-            await _declare(connection, plan(queue, spec.retry))
-            declared.add((queue, spec.retry))
+        if (queue, rungs(spec)) not in declared:
+            await _declare(connection, plan(queue, spec))
+            declared.add((queue, rungs(spec)))
 
 
 async def _declare(connection: AbstractConnection, topology: Topology) -> None:

@@ -228,4 +228,4 @@ def _check_prefetch(channel: AnyChannel, queue: str) -> None:
 def _limit_prefetch(channel: AnyChannel, terms: Terms) -> None:
     if _prefetch.seen(underlying(channel)) is None:
         with passthrough():
-            channel.basic_qos(prefetch_count=terms.spec.prefetch)
+            channel.basic_qos(prefetch_count=terms.spec.prefetch_count)

@@ -11,7 +11,7 @@ from pika.spec import Basic
 
 from otel_waybill.clients.pika import live
 from otel_waybill.clients.pika.copies import Copy, copies
-from otel_waybill.clients.pika.loop import call_later
+from otel_waybill.clients.pika.loop import call_later, call_threadsafe, remove_timeout
 from otel_waybill.clients.pika.read import (
     Pushed,
     ambient,
@@ -41,6 +41,7 @@ from otel_waybill.core.verdicts import (
     Returned,
     Run,
     Settled,
+    Wait,
     Waited,
 )
 from otel_waybill.errors import Unconfirmed
@@ -57,6 +58,9 @@ if TYPE_CHECKING:
 
 _copying = harmless("publishing a copy")
 
+_LOOK = 0.05
+"""Seconds after which a delivery that the program fetched itself looks whether a limit has room for it."""
+
 
 class Guard:
     """One delivery under a policy; a performer for the driver and an entry for the ledger."""
@@ -67,12 +71,8 @@ class Guard:
     def __init__(self, terms: Terms, handler: Handler, queue: str, pushed: Pushed) -> None:
         channel, method, properties, body = pushed
         recorder = live.recorder()
-        arrival = arrive(
-            delivery(method, properties, queue),
-            ambient(channel),
-            recorder,
-            max_deadline=terms.spec.max_deadline,
-        )
+        facts = delivery(method, properties, queue)
+        arrival = arrive(facts, ambient(channel), recorder, belief=terms.spec.belief)
         self.execution = execution(terms, arrival)
         self._terms = terms
         self._handler = handler
@@ -98,6 +98,7 @@ class Guard:
         self._told: Callable[[], None] | None = None
         self._later: Answer | None = None
         self._held: Answer | None = None
+        self._timer: object = None
         self.entrusted = False
         self.settled: Settled | None = None
         self.outcome: Outcome | None = None
@@ -151,15 +152,21 @@ class Guard:
         """Tell whoever listens what happened to this delivery."""
         self._journal.emit(event)
 
-    def wait(self, seconds: float, answer: Answer) -> None:
-        """Hold the delivery on a timer of its connection."""
-        self._held = answer
+    def wait(self, wait: Wait, answer: Answer) -> None:
+        """Hold the delivery on a timer of its connection, or until the bell rings."""
+        # One object for each wait: a bell that rings late rings for nobody.
+        hold = self._held = partial(answer)
         if self._told is not None:
             self.interrupt()
-        elif self._channel.is_open:
-            call_later(self._channel, seconds, self._waited)
-        else:
+            return
+        if not self._channel.is_open:
             self.gone()
+            return
+        over = partial(self._waited, hold)
+        self._timer = call_later(self._channel, wait.seconds, over)
+        if wait.bell is not None:
+            # Whoever rings may do so in another thread, and in the context of another message.
+            wait.bell.listen(partial(call_threadsafe, self._channel, over))
 
     def attempt(self, run: Run, answer: Answer) -> None:
         """Call the handler where pika calls it."""
@@ -218,7 +225,8 @@ class Guard:
 
     def _call(self, run: Run, channel: object) -> None:
         with self._journal.current(run), self._terms.lent(run.permit):
-            self._handler(channel, self._method, self._properties, self._body)
+            handler = self._terms.handler(run, self._handler)
+            handler(channel, self._method, self._properties, self._body)
 
     def _end(self, error: BaseException | None) -> Report:
         self.entrusted = False
@@ -235,10 +243,13 @@ class Guard:
         properties = copied(self._wire, fit)
         return copies(self._channel).publish(copy.exchange, copy.routing_key, self._body, properties)
 
-    def _waited(self) -> None:
-        answer, self._held = self._held, None
-        if answer is not None:
-            answer(self._unless_gone(Waited()))
+    def _waited(self, hold: Answer) -> None:
+        if self._held is not hold:
+            return
+        timer, self._held, self._timer = self._timer, None, None
+        if timer is not None and self._channel.is_open:
+            remove_timeout(self._channel, timer)
+        hold(self._unless_gone(Waited()))
 
     def _send(self, operation: Operation, call: Call) -> None:
         # On a closed channel there is nothing to say: the broker has taken the delivery back.
@@ -259,9 +270,11 @@ class Pull(Guard):
     _counted = True
     _seconds = 0.0
 
-    def wait(self, seconds: float, answer: Answer) -> None:
+    def wait(self, wait: Wait, answer: Answer) -> None:
         """Leave the waiting to `complete`: this may be called from within the connection's I/O."""
-        self._held, self._seconds = answer, seconds
+        self._held = answer
+        # Nobody can ring for it in there.
+        self._seconds = wait.seconds if wait.bell is None else min(wait.seconds, _LOOK)
 
     def complete(self) -> Outcome:
         """Pump the connection until the delivery has ended, and return how.
@@ -276,6 +289,6 @@ class Pull(Guard):
                 connection._flush_output(lambda: self.outcome is not None or self._held is not None)
             else:
                 connection.sleep(self._seconds)
-                self._waited()
+                self._waited(self._held)
         connection._flush_output()
         return self.outcome

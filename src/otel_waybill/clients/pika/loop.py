@@ -1,6 +1,7 @@
 """What every adapter's connection can do for us without waiting: timers, calls, and channels of our own."""
 
 from collections.abc import Callable
+from typing import Any
 
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.channel import Channel
@@ -9,13 +10,25 @@ from otel_waybill.clients.pika.read import AnyChannel, underlying
 from otel_waybill.patching import passthrough
 
 
-def call_later(surface: AnyChannel, seconds: float, callback: Callable[[], None]) -> None:
-    """Call *callback* after so many *seconds*, from where the callbacks of *surface* are called."""
+def call_later(surface: AnyChannel, seconds: float, callback: Callable[[], None]) -> object:
+    """Call *callback* after so many *seconds*, from where the callbacks of *surface* are called.
+
+    Returns:
+        The timer, for `remove_timeout`.
+    """
     if isinstance(surface, BlockingChannel):
         # A timer of the connection below fires within nested waits too, where no handler may run.
-        surface.connection.call_later(seconds, callback)
+        return surface.connection.call_later(seconds, callback)
+    timer: object = surface.connection._adapter_call_later(seconds, callback)
+    return timer
+
+
+def remove_timeout(surface: AnyChannel, timer: Any) -> None:  # noqa: ANN401 - each adapter has its own
+    """Take back a *timer* of `call_later`."""
+    if isinstance(surface, BlockingChannel):
+        surface.connection.remove_timeout(timer)
     else:
-        surface.connection._adapter_call_later(seconds, callback)
+        surface.connection._adapter_remove_timeout(timer)
 
 
 def call_threadsafe(surface: AnyChannel, callback: Callable[[], None]) -> None:

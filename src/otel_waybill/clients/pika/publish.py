@@ -9,7 +9,7 @@ from pika.spec import BasicProperties
 from otel_waybill.clients.pika import live
 from otel_waybill.clients.pika.read import AnyChannel, endpoint, underlying
 from otel_waybill.clients.shared.departure import carrying
-from otel_waybill.context import check_publish
+from otel_waybill.context import Running, check_publish, expiration_in
 from otel_waybill.guard import harmless
 from otel_waybill.patching import argument, passthrough, replaced
 from otel_waybill.telemetry.hooks import Message
@@ -45,12 +45,21 @@ def started(
     Raises:
         DeadlineExceeded: inside a request block whose deadline has passed.
     """
-    check_publish()
+    state = check_publish()
+    if state.expires:
+        args, kwargs = _expiring(state, args, kwargs)
     recorder = live.recorder()
     if not recorder.silent:
         with _tracing:
             return _traced(recorder, channel, args, kwargs)
     return None, (args, kwargs)
+
+
+def _expiring(state: Running, args: tuple[object, ...], kwargs: dict[str, object]) -> Call:
+    """Return the arguments with properties that expire with the deadline of *state*."""
+    properties = copy(argument(args, kwargs, 3, "properties") or BasicProperties())
+    properties.expiration = expiration_in(state, properties.expiration)
+    return replaced(args, kwargs, 3, "properties", properties)
 
 
 def _traced(

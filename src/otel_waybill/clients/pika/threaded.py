@@ -36,8 +36,8 @@ class Threaded(Guard):
         if error is not None and not isinstance(error, Exception):
             raise error
 
-    def _waited(self) -> None:
+    def _waited(self, hold: Answer) -> None:
         if self._copy is None:
-            self._workers.admit(super()._waited)
+            self._workers.admit(partial(super()._waited, hold))
         else:
-            super()._waited()  # it is the copy that is tried again
+            super()._waited(hold)  # it is the copy that is tried again

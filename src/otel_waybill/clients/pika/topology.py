@@ -10,8 +10,8 @@ from pika.exceptions import ChannelClosedByBroker
 from otel_waybill.clients.pika.loop import open_beside
 from otel_waybill.clients.pika.read import AnyChannel, underlying
 from otel_waybill.clients.shared.ledger import Owned
-from otel_waybill.core.spec import PolicySpec, Retry
-from otel_waybill.core.topology import PRECONDITION_FAILED, Topology, plan
+from otel_waybill.core.spec import PolicySpec
+from otel_waybill.core.topology import PRECONDITION_FAILED, Topology, plan, rungs
 from otel_waybill.errors import TopologyMismatch
 
 
@@ -82,15 +82,16 @@ class Declaration:
             mourner(self.error)
 
 
-_declarations: "Owned[dict[tuple[str, Retry | None], Declaration]]" = Owned("declarations", dict)
+_declarations: "Owned[dict[tuple[str, tuple[int, ...]], Declaration]]" = Owned("declarations", dict)
 
 
 def declare(surface: AnyChannel, queue: str, spec: PolicySpec) -> Declaration:
     """Declare what *spec* needs on *queue*, once for each connection, unless it failed there."""
     known = _declarations.of(underlying(surface).connection)
-    declaration = known.get((queue, spec.retry))
+    key = queue, rungs(spec)
+    declaration = known.get(key)
     if declaration is None or declaration.error is not None:
-        declaration = known[queue, spec.retry] = Declaration(surface, plan(queue, spec.retry))
+        declaration = known[key] = Declaration(surface, plan(queue, spec))
     return declaration
 
 

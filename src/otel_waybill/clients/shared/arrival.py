@@ -10,13 +10,15 @@ from opentelemetry.trace import SpanContext
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from otel_waybill import names
-from otel_waybill.config import Parent
+from otel_waybill.config.settings import Parent
 from otel_waybill.context import cleared, entered, inherited
+from otel_waybill.core.belief import BELIEF, LARGEST_SKEW, Belief
 from otel_waybill.core.delivery import Delivery, Instant
-from otel_waybill.core.events import HeadersInvalid
+from otel_waybill.core.events import ClockSkewed, HeadersInvalid
 from otel_waybill.core.headers import snapshot
 from otel_waybill.core.pipeline import Execution
-from otel_waybill.core.waybill import LONGEST_DEADLINE, Waybill, decode
+from otel_waybill.core.waybill import Decoded, Waybill, decode
+from otel_waybill.guard import warn_once
 from otel_waybill.resilience import hub
 from otel_waybill.resilience.clock import instant
 from otel_waybill.resilience.guarded import Terms
@@ -50,29 +52,42 @@ class Arrival(NamedTuple):
         return entered(inherited(self.waybill, self.received), self.context)
 
 
-def arrive(
-    delivery: Delivery, ambient: Context, recorder: Recorder, *, max_deadline: float = LONGEST_DEADLINE
-) -> Arrival:
+def arrive(delivery: Delivery, ambient: Context, recorder: Recorder, *, belief: Belief = BELIEF) -> Arrival:
     """Decode *delivery*; whatever it holds, this does not raise.
 
     Args:
         delivery: as the client read it.
         ambient: the context to extract into.
         recorder: says whether to look at its trace and baggage at all, and whose child its span is.
-        max_deadline: seconds; a deadline further away is shortened to it.
+        belief: how much of its end-to-end facts is believed.
     """
     received = instant()
     base = cleared(ambient)
     context = base if recorder.silent else carrier.extract(delivery.headers, base)
     carried = {} if recorder.silent else baggage.get_all(context)
-    waybill, invalid = decode(delivery, carried, now=received.wall, max_deadline=max_deadline)
-    if invalid:
-        hub.emit(HeadersInvalid(queue=delivery.queue, names=invalid))
+    decoded = decode(delivery, carried, now=received.wall, belief=belief)
+    tell(decoded, delivery.queue)
+    waybill = decoded.waybill
     if recorder.silent:
         return Arrival(delivery, waybill, received, context, (), ())
     origin = _origin(waybill, base, context)
     parented, around = _parented(recorder.settings.parent, base, context)
     return Arrival(delivery, waybill, received, parented, origin, (*origin, *around))
+
+
+def tell(decoded: Decoded, queue: str | None = None) -> None:
+    """Tell whoever listens what was wrong with what was *decoded*, from *queue* if it came from one."""
+    if decoded.invalid:
+        hub.emit(HeadersInvalid(queue=queue, names=decoded.invalid))
+    if decoded.skew:
+        hub.emit(ClockSkewed(queue=queue, seconds=decoded.skew))
+    if decoded.skew > LARGEST_SKEW:
+        warn_once(
+            "otel-waybill: a message says that it was sent %.0f s in the future (queue %r); the deadlines of "
+            "such senders are ignored until clocks are set (logged once)",
+            decoded.skew,
+            queue,
+        )
 
 
 def execution(terms: Terms, arrival: Arrival) -> Execution:
@@ -86,6 +101,8 @@ def execution(terms: Terms, arrival: Arrival) -> Execution:
         received=arrival.received,
         identity=lambda: str(uuid.uuid4()),
         breaker=terms.breaker,
+        limits=terms.shares.limits(delivery, arrival.waybill),
+        budget=terms.shares.budget(delivery, arrival.waybill),
     )
 
 

@@ -7,6 +7,7 @@ already; what happens then gets a short span of its own.
 
 import time
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 
 from opentelemetry.context import Context, get_current
 from opentelemetry.trace import INVALID_SPAN
@@ -65,6 +66,9 @@ class Journal:
         if self._work is not None:
             if run is None:
                 return
+            if run.fallback:
+                self._work.span.set_attribute(names.FALLBACK, value=True)
+                return
             # The delivery was held and runs again: one attempt, one span.
             links = (*links, self._work.span.get_span_context())
             self._finish(self._work, Result.RETRIED)
@@ -85,7 +89,12 @@ class Journal:
 
     def current(self, run: Run | None = None) -> AbstractContextManager[Context]:
         """Return a block in which the span is current, and the waybill of *run* with it."""
-        state = Running(waybill=self._execution.waybill, due=None if run is None else run.due)
+        waybill = self._execution.waybill
+        if run is not None and run.fallback:
+            waybill = waybill.detached()
+        state = Running(waybill=waybill)
+        if run is not None:
+            state = replace(state, due=run.due, enforced=run.strict)
         context = entered(state, self._arrival.context)
         return Current(INVALID_SPAN if self._work is None else self._work.span, context)
 
@@ -151,6 +160,8 @@ class Journal:
             facts[names.DEADLINE_REMAINING] = round(remaining * 1000)
         if run is not None and run.held >= _SHORTEST_HOLD:
             facts[names.HELD] = round(run.held * 1000)
+        if run is not None and run.fallback:
+            facts[names.FALLBACK] = True
         return facts
 
 

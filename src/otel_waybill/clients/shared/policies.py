@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import NamedTuple
@@ -58,8 +59,11 @@ class Bound(NamedTuple):
 class Policies:
     """Terms by queue name or glob: an exact name beats a glob, and among globs the first."""
 
-    def __init__(self, terms: Mapping[str, Terms] | None = None) -> None:
-        """Take *terms* by queue name or glob."""
+    def __init__(
+        self, terms: Mapping[str, Terms] | None = None, *, problem: InvalidPolicy | None = None
+    ) -> None:
+        """Take *terms* by queue name or glob; with a *problem*, nobody knows them and nothing may consume."""
+        self._problem = problem
         self._terms = dict(terms or {})
         self._globs = {name: value for name, value in self._terms.items() if not _GLOB.isdisjoint(name)}
 
@@ -67,8 +71,11 @@ class Policies:
         """Return the handler behind *callback* and the terms for it: an explicit wrap beats a name.
 
         Raises:
-            InvalidPolicy: a policy was put on exactly this consumer, and cannot stand there.
+            InvalidPolicy: a policy was put on exactly this consumer, and cannot stand there; or the policies
+                could not be read.
         """
+        if self._problem is not None:
+            raise copy(self._problem)
         objection = consumer.objection()
         if isinstance(callback, Guarded):
             _refuse(consumer, objection)

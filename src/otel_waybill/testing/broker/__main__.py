@@ -39,14 +39,23 @@ def main(arguments: list[str]) -> int:
 
 
 def _run(command: list[str], environ: dict[str, str]) -> int:
-    process = subprocess.Popen(command, env=environ)  # noqa: S603 - running what the user says is what this is for
+    started: list[subprocess.Popen[bytes]] = []
+    early: list[int] = []
 
     def forward(number: int, _: FrameType | None) -> None:
-        process.send_signal(number)
+        # A signal may come while the command is being started.
+        for process in started:
+            process.send_signal(number)
+        if not started:
+            early.append(number)
 
     signal.signal(signal.SIGTERM, forward)
     signal.signal(signal.SIGHUP, forward)
     signal.signal(signal.SIGINT, lambda *_: None)
+    process = subprocess.Popen(command, env=environ)  # noqa: S603 - running what the user says is what this is for
+    started.append(process)
+    for number in early:
+        process.send_signal(number)
     code = process.wait()
     return code if code >= 0 else _SIGNALLED - code
 

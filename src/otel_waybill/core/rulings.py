@@ -1,0 +1,162 @@
+"""What follows from a failure: the order of the questions is fixed, and this is the place of it.
+
+No failure: handled. Permanent: parked. Deadline passed: parked. A refusal that costs nothing: put off.
+Attempts, the request's retries or the time for them used up: parked. The wait would outlast the deadline:
+parked at once. Budget empty: put off. Else: another run.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple
+
+from otel_waybill.core.backoff import LONGEST_DELAY
+from otel_waybill.core.bounds import Bounds, reached
+from otel_waybill.core.delivery import Instant, Reason
+from otel_waybill.core.match import matches
+from otel_waybill.core.retry import Retry
+from otel_waybill.core.spec import PolicySpec
+from otel_waybill.core.topology import rung
+from otel_waybill.core.waybill import Hop, Waybill
+from otel_waybill.errors import CircuitOpen
+
+Budget = Callable[[float], bool]
+"""Whether one more retry is allowed at a monotonic time; it is spent by asking."""
+
+
+class Ignored(NamedTuple):
+    """The exception is no failure."""
+
+
+class Parked(NamedTuple):
+    """It will not run again."""
+
+    reason: Reason
+    error: BaseException | None
+
+
+class Cost(Enum):
+    """What it costs a message to come back."""
+
+    ATTEMPT = "one of its attempts"
+    DEFERRAL = "one of its deferrals"
+    NOTHING = "nothing"
+
+
+class Again(NamedTuple):
+    """It will come back.
+
+    Attributes:
+        wait: seconds until then, as asked for.
+        rung: the milliseconds of the rung on which it waits; None: it is held.
+        cost: what that costs it.
+        error: what the handler raised, if it did.
+    """
+
+    wait: float
+    rung: int | None
+    cost: Cost
+    error: BaseException | None = None
+
+    @property
+    def seconds(self) -> float:
+        """How long it really waits, at least."""
+        return self.wait if self.rung is None else max(self.wait, self.rung / 1000)
+
+
+Ruling = Ignored | Parked | Again
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """What a failure is judged by.
+
+    Attributes:
+        spec: the policy.
+        declared: the rungs that it has, in ascending milliseconds.
+        waybill: of the attempt that failed.
+        bounds: until when it is worth another run.
+        budget: None allows every retry.
+    """
+
+    spec: PolicySpec
+    declared: Sequence[int]
+    waybill: Waybill
+    bounds: Bounds
+    budget: Budget | None
+
+    def after(self, error: BaseException | None, now: Instant, u: float) -> Ruling:
+        """Rule on an attempt that failed with *error*, None for a nack, at *now*; *u* in [0, 1) is chance."""
+        retry = self.spec.retry
+        if retry is None:
+            late = reached(self.bounds.due, now.monotonic)
+            return Parked(Reason.DEADLINE if late else Reason.MAX_ATTEMPTS, error)
+        try:
+            return self._under(retry, error, now, u)
+        except Exception as fault:  # noqa: BLE001 - a predicate of the user's raised: a person has to look at it
+            return Parked(Reason.PERMANENT, fault)
+
+    def put_off(
+        self, wait: float, cost: Cost, now: Instant, error: BaseException | None = None
+    ) -> Parked | Again:
+        """Rule on a message that is to come back in *wait* seconds, at the *cost* of that."""
+        milliseconds = rung(wait, self.declared)
+        if milliseconds is None:
+            # Longer than a blink only where the order is kept, or where an error asks for it.
+            wait = min(wait, self.spec.hold_max)
+        return self._unless_late(Again(wait, milliseconds, cost, error), now)
+
+    def _under(self, retry: Retry, error: BaseException | None, now: Instant, u: float) -> Ruling:
+        if error is not None and matches(retry.ignore, error):
+            return Ignored()
+        free = (self.waybill.hop or Hop()).deferrals < retry.max_deferrals
+        cost = Cost.DEFERRAL if free and isinstance(error, CircuitOpen) and error.defer else Cost.ATTEMPT
+        final = self._final(retry, error, cost, now)
+        if final is not None:
+            return Parked(final, error)
+        asked, usual = _asked(error), retry.backoff.delay(self.waybill.attempt, u)
+        delay = usual if asked is None else asked
+        if isinstance(error, CircuitOpen):
+            # Nobody knows when a probe ends: to ask sooner than usual would use up the attempts for nothing.
+            delay = max(delay, usual)
+        ruling = self.put_off(delay, cost, now, error)
+        if isinstance(ruling, Parked) or cost is Cost.DEFERRAL or not free or self._affords(now):
+            return ruling
+        return self.put_off(retry.backoff.ceiling, Cost.DEFERRAL, now, error)
+
+    def _affords(self, now: Instant) -> bool:
+        return self.budget is None or self.budget(now.monotonic)
+
+    def _final(self, retry: Retry, error: BaseException | None, cost: Cost, now: Instant) -> Reason | None:
+        """Return why there is no further run, if that is so."""
+        waybill = self.waybill
+        if error is not None and (matches(retry.park, error) or not matches(retry.on, error)):
+            return Reason.PERMANENT
+        if reached(self.bounds.due, now.monotonic):
+            return Reason.DEADLINE
+        if cost is Cost.DEFERRAL:
+            return None
+        if waybill.attempt >= retry.attempts:
+            return Reason.MAX_ATTEMPTS
+        limited = waybill.retry_limit is not None and waybill.retries >= waybill.retry_limit
+        return Reason.RETRY_LIMIT if limited else None
+
+    def _unless_late(self, again: Again, now: Instant) -> Parked | Again:
+        if self.bounds.passed(now.monotonic + again.seconds):
+            return Parked(Reason.DEADLINE_BEFORE_RETRY, again.error)
+        elapsed = None if self.spec.retry is None else self.spec.retry.elapsed
+        first = None if self.waybill.hop is None else self.waybill.hop.first_failed_at
+        since = 0.0 if first is None else now.wall - first / 1000
+        if elapsed is not None and since + again.seconds > elapsed:
+            return Parked(Reason.MAX_ELAPSED, again.error)
+        return again
+
+
+def _asked(error: BaseException | None) -> float | None:
+    """Return the seconds after which *error* itself asks to try again, if it does."""
+    asked = getattr(error, "retry_after", None)
+    asked = getattr(asked, "total_seconds", lambda: asked)()
+    if isinstance(asked, bool) or not isinstance(asked, int | float) or not 0 <= asked < math.inf:
+        return None
+    return min(float(asked), LONGEST_DELAY)
