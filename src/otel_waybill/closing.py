@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 def shutdown(target: "Target", *, grace: float = 10.0, done: Callable[[], object] | None = None) -> None:
     """Stop consuming on a connection or channel of pika, and bring what policies have there to an end.
 
-    All its consumers are cancelled. Deliveries that wait are given back to the
-    broker; handlers that run in threads may end, and copies on their way to a retry may be confirmed. What is
-    left after that is given back as well, and what its handler says later is ignored. The program then closes
-    the connection, or goes on with it.
+    All its consumers are cancelled. Deliveries that wait are given back to the broker; handlers that run in
+    threads may end, and copies on their way to a retry may be confirmed. What is left after that is given
+    back as well, and what its handler says later is ignored. The program then closes the connection, or goes
+    on with it.
 
     Closing a blocking connection or channel of an instrumented program does the same without a *grace*.
 

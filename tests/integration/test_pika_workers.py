@@ -147,6 +147,27 @@ def test_a_worker_does_not_wait_for_ever(channel: BlockingChannel, policed: str,
     assert 0 == parked(amqp_url, policed)
 
 
+def test_the_channel_of_a_worker_works_in_the_connections_thread(
+    channel: BlockingChannel, policed: str, amqp_url: str
+) -> None:
+    """A program that hands it over to a callback of the connection does not wait for itself there."""
+    settled: list[bool] = []
+
+    def handle(on: WorkerChannel, method: Basic.Deliver, *_: object) -> None:
+        def later() -> None:
+            on.basic_publish("", f"{policed}.parked", b"")
+            on.basic_ack(method.delivery_tag)
+            settled.append(True)
+
+        channel.connection.add_callback_threadsafe(later)
+
+    channel.basic_consume(policed, wrapped(handle, policed, settle="handler", confirm_timeout=3600))
+    pump(channel, lambda: settled)
+    channel.close()
+
+    assert 1 == parked(amqp_url, policed)
+
+
 def test_the_rest_of_the_channel_is_out_of_reach(channel: BlockingChannel, policed: str) -> None:
     """A clear error says what is for which thread; looking at the channel's state harms nobody."""
     told: list[object] = []

@@ -1,5 +1,6 @@
 """Declares at the broker what a policy needs, on a channel beside the consumer's."""
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -26,7 +27,7 @@ class Declaration:
         self.error: Exception | None = None
         self._entity = ""
         self._steps = _steps(topology)
-        self._successors: list[Callable[[], None]] = []
+        self._successors: deque[Callable[[], None]] = deque()
         self._mourners: list[Callable[[Exception], None]] = []
         self._channel = open_beside(surface, self._next)
         self._channel.add_on_close_callback(self._closed)
@@ -52,8 +53,9 @@ class Declaration:
             TopologyMismatch: the broker has one of them already, with other arguments.
             AMQPError: the broker refused, or the connection failed.
         """
-        # BlockingConnection.close() cannot bear channels that end while it is at work on others.
-        connection._flush_output(lambda: self._channel.is_closed)
+        if not self._channel.is_closed:
+            # BlockingConnection.close() cannot bear channels that end while it is at work on others.
+            connection._flush_output(lambda: self._channel.is_closed)
         if self.error is not None:
             raise self.error
 
@@ -63,11 +65,17 @@ class Declaration:
         except StopIteration:
             self.complete = True
             self._channel.close()
-            successors, self._successors = self._successors, []
-            for successor in successors:
-                successor()
+            self._succeed()
         else:
             declare(self._channel, callback=self._next)
+
+    def _succeed(self) -> None:
+        try:
+            while self._successors:
+                self._successors.popleft()()
+        finally:
+            if self._successors:  # a handler was interrupted, which is nothing to the deliveries after it
+                self._channel.connection._adapter_call_later(0, self._succeed)
 
     def _closed(self, _: Channel, reason: Exception) -> None:
         if self.complete:

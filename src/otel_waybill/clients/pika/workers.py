@@ -6,6 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
+from threading import get_ident
 
 from pika.channel import Channel
 from pika.spec import BasicProperties
@@ -28,8 +29,9 @@ class Workers:
     """
 
     def __init__(self, surface: AnyChannel, queue: str, count: int) -> None:
-        """Have *count* threads for *queue*, each started when it is needed first."""
+        """Have *count* threads for *queue*; this one is the connection's."""
         self._surface = surface
+        self._thread = get_ident()
         self._count = count
         self._running = 0
         self._waiting: deque[Call] = deque()
@@ -69,6 +71,9 @@ class Workers:
         Raises:
             ThreadBusy: it was not made within *timeout* seconds.
         """
+        if get_ident() == self._thread:
+            call()
+            return
         answer: Future[None] = Future()
         self.hand_over(partial(copy_context().run, _answered, call, answer))
         wait([answer], timeout)
