@@ -183,6 +183,20 @@ def test_consumers_without_a_policy_just_stop(channel: BlockingChannel, queue: s
     assert channel.is_open
 
 
+def test_what_is_closed_has_nothing_to_end(channel: BlockingChannel, policed: str) -> None:
+    """Also where a policy stood."""
+    channel.basic_consume(policed, waybill.Policy(workers=1).wrap(lambda *_: None, queue=policed))
+    channel.connection.process_data_events(0.05)
+    connection, done = channel.connection, []
+    channel.close()
+    waybill.shutdown(channel, done=lambda: done.append(1))
+    connection.close()
+    waybill.shutdown(connection, done=lambda: done.append(2))
+    waybill.shutdown(connection._impl, done=lambda: done.append(3))
+
+    assert [1, 2, 3] == done
+
+
 def test_it_says_what_it_takes(channel: BlockingChannel) -> None:
     """A grace below nothing, or something that is no connection, is refused."""
     with pytest.raises(waybill.InvalidPolicy, match="grace >= 0"):
