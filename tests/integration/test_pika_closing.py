@@ -86,6 +86,30 @@ def test_closing_another_channel_first_waits_as_well(
     assert once(ready)
 
 
+def test_what_waits_for_a_place_is_given_back(
+    channel: BlockingChannel, policed: str, ready: Callable[[], int]
+) -> None:
+    """There are two threads and one place: the second delivery waits for it, and goes back."""
+    send_bare(channel, policed)
+    policy, started, stop = waybill.Policy(workers=2, concurrency=1), threading.Event(), threading.Event()
+    bodies = []
+
+    def handle(_: object, __: object, ___: object, body: bytes) -> None:
+        bodies.append(body)
+        started.set()
+        stop.wait(PATIENCE)
+
+    channel.basic_consume(policed, policy.wrap(handle, queue=policed))
+    pump(channel, lambda: started.is_set() and not ready())
+    channel.connection._impl._adapter_call_later(0.05, stop.set)
+    waybill.shutdown(channel, grace=PATIENCE)
+
+    assert 1 == len(bodies)
+    pump(channel, lambda: ready() == 1)
+    channel.basic_consume(policed, policy.wrap(handle, queue=policed))
+    pump(channel, lambda: len(bodies) == 2)
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_what_waits_is_given_back(
     channel: BlockingChannel,
@@ -181,6 +205,20 @@ def test_consumers_without_a_policy_just_stop(channel: BlockingChannel, queue: s
 
     assert [] == channel.consumer_tags
     assert channel.is_open
+
+
+def test_what_is_closed_has_nothing_to_end(channel: BlockingChannel, policed: str) -> None:
+    """Also where a policy stood."""
+    channel.basic_consume(policed, waybill.Policy(workers=1).wrap(lambda *_: None, queue=policed))
+    channel.connection.process_data_events(0.05)
+    connection, done = channel.connection, []
+    channel.close()
+    waybill.shutdown(channel, done=lambda: done.append(1))
+    connection.close()
+    waybill.shutdown(connection, done=lambda: done.append(2))
+    waybill.shutdown(connection._impl, done=lambda: done.append(3))
+
+    assert [1, 2, 3] == done
 
 
 def test_it_says_what_it_takes(channel: BlockingChannel) -> None:

@@ -39,7 +39,7 @@ def shutdown(target: Target, grace: float, done: Callable[[], object]) -> None:
     On a blocking connection it is done on return.
     """
     if isinstance(target, BlockingChannel):
-        _settle_up(target.connection, [target._impl], grace)
+        _settle_up(target.connection, [target._impl] if target.is_open else [], grace)
         done()
     elif isinstance(target, BlockingConnection):
         _settle_up(target, _open(target._impl), grace)
@@ -65,7 +65,7 @@ class _Ending:
         self._done = done
         guards = [guard for channel in channels for guard in ledgers.of(channel).entries.values()]
         self._left = {guard for guard in guards if guard.busy}
-        self._timer = connection._adapter_call_later(grace, self._interrupt)
+        self._timer = connection._adapter_call_later(grace, self._interrupt) if self._left else None
         for guard in [*self._left]:
             guard.finish(partial(self._ended, guard))
         self._look()
@@ -82,7 +82,8 @@ class _Ending:
     def _look(self) -> None:
         if not self._left and not self.over:
             self.over = True
-            self._connection._adapter_remove_timeout(self._timer)
+            if self._timer is not None:
+                self._connection._adapter_remove_timeout(self._timer)
             self._done()
 
 
