@@ -226,7 +226,7 @@ def test_it_says_what_it_takes(channel: BlockingChannel) -> None:
     with pytest.raises(waybill.InvalidPolicy, match="grace >= 0"):
         waybill.shutdown(channel, grace=-1)
     with pytest.raises(waybill.InvalidPolicy, match="connection or channel of pika"):
-        waybill.shutdown(channel.connection.process_data_events)  # type: ignore[arg-type]  # that is it
+        waybill.shutdown(channel.connection.process_data_events)  # type: ignore[call-overload]  # that is it
 
 
 @pytest.mark.parametrize("loop", LOOPS)

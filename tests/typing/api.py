@@ -349,7 +349,7 @@ def instrument(tracers: TracerProvider, meters: MeterProvider, names: Sequence[s
     waybill.uninstrument()
     waybill.shutdown(BlockingConnection())
     waybill.shutdown(BlockingConnection().channel(), grace=30, done=print)
-    waybill.shutdown("orders")  # type: ignore[arg-type]
+    waybill.shutdown("orders")  # type: ignore[call-overload]
     waybill.instrument(tracers)  # type: ignore[call-arg]
     waybill.instrument(policies={"orders": Retry()})  # type: ignore[dict-item]
     waybill.instrument(hooks=our_hook)  # type: ignore[arg-type]
