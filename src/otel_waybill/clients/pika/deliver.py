@@ -11,8 +11,10 @@ from pika.spec import Basic, BasicProperties
 
 from otel_waybill.clients.pika import live, settle, topology, workers
 from otel_waybill.clients.pika.copies import copies
-from otel_waybill.clients.pika.enforce import Guard, Pull
+from otel_waybill.clients.pika.enforce import Guard
+from otel_waybill.clients.pika.fetched import Pull
 from otel_waybill.clients.pika.read import AnyChannel, Method, Pushed, ambient, delivery, endpoint, underlying
+from otel_waybill.clients.pika.standby import Consuming, consumers
 from otel_waybill.clients.pika.threaded import Threaded
 from otel_waybill.clients.pika.topology import Declaration
 from otel_waybill.clients.shared.arrival import arrive
@@ -34,7 +36,6 @@ _tracing = harmless("tracing a delivery")
 _prefetch: Owned[int] = Owned("prefetch", int)
 watched: Owned[bool] = Owned("watched", bool)
 """The channels on which a policy stands, or has stood."""
-_queues: Owned[dict[str, str]] = Owned("queues", dict)
 
 
 class Policed:
@@ -121,7 +122,11 @@ def basic_consume(
         delivering = Delivering(handler, queue, acknowledges=acknowledges)
         args, kwargs = replaced(args, kwargs, 1, "on_message_callback", delivering)
     tag = wrapped(*args, **kwargs)
-    _queues.of(underlying(channel))[tag] = queue
+    consumers.of(underlying(channel))[tag] = Consuming(
+        queue=queue,
+        exclusive=argument(args, kwargs, 3, "exclusive", default=False),
+        arguments=argument(args, kwargs, 5, "arguments"),
+    )
     return tag
 
 
@@ -151,7 +156,7 @@ def direct(guarded: Guarded, pushed: Pushed) -> None:
     """
     queue = _queue(guarded.queue, pushed)
     ready = _prepare(pushed.channel, queue, guarded.terms)
-    Policed(guarded.handler, guarded.terms, queue, ready)(*pushed)
+    Policed(guarded.handler, guarded.terms.holding(), queue, ready)(*pushed)
 
 
 def run(terms: Terms, queue: str | None, pushed: Pushed, handler: Handler) -> Outcome:
@@ -169,7 +174,7 @@ def run(terms: Terms, queue: str | None, pushed: Pushed, handler: Handler) -> Ou
         raise InvalidPolicy(msg)
     name = _queue(queue, pushed)
     _prepare(pushed.channel, name, terms)
-    return Pull(terms, handler, name, pushed).complete()
+    return Pull(terms.holding(), handler, name, pushed).complete()
 
 
 def _queue(given: str | None, pushed: Pushed) -> str:
@@ -180,7 +185,8 @@ def _queue(given: str | None, pushed: Pushed) -> str:
         )
         raise InvalidPolicy(msg)
     channel, method = underlying(pushed.channel), pushed.method
-    consumed = _queues.of(channel).get(getattr(method, "consumer_tag", ""))
+    consuming = consumers.of(channel).get(getattr(method, "consumer_tag", ""))
+    consumed = None if consuming is None else consuming.queue
     return known_queue(given or consumed or settle.ledgers.about(channel, method.delivery_tag).queue)
 
 

@@ -4,12 +4,11 @@ import contextlib
 from collections.abc import Callable
 from copy import copy as shallow
 from functools import partial
-from typing import TYPE_CHECKING
 
 from pika.exceptions import AMQPError
 from pika.spec import Basic
 
-from otel_waybill.clients.pika import live
+from otel_waybill.clients.pika import live, standby
 from otel_waybill.clients.pika.copies import Copy, copies
 from otel_waybill.clients.pika.loop import call_later, call_threadsafe, remove_timeout
 from otel_waybill.clients.pika.read import (
@@ -53,13 +52,7 @@ from otel_waybill.resilience.port import Answer
 from otel_waybill.telemetry.hooks import Message
 from otel_waybill.telemetry.semconv import ACK, NACK, Operation
 
-if TYPE_CHECKING:
-    from pika.adapters.blocking_connection import BlockingConnection
-
 _copying = harmless("publishing a copy")
-
-_LOOK = 0.05
-"""Seconds after which a delivery that the program fetched itself looks whether a limit has room for it."""
 
 
 class Guard:
@@ -209,6 +202,8 @@ class Guard:
         if isinstance(verdict, Ack):
             self._send(ACK, partial(channel.basic_ack, tag))
         elif isinstance(verdict, GiveBack):
+            if verdict.standby is not None:
+                self._stand_by(verdict.standby)
             self._send(NACK, partial(channel.basic_nack, tag, requeue=True))
         if verdict.outcome.result is Result.OPEN:
             self.entrusted = True
@@ -218,6 +213,11 @@ class Guard:
         self.outcome = verdict.outcome
         if self._told is not None:
             self._told()
+
+    def _stand_by(self, seconds: float) -> None:
+        if self._channel.is_open:
+            with contextlib.suppress(AMQPError):
+                standby.leave(self._channel, getattr(self._method, "consumer_tag", ""), seconds)
 
     def _begin(self, run: Run) -> None:
         self.settled, self.entrusted = None, True
@@ -259,36 +259,3 @@ class Guard:
 
     def _unless_gone(self, report: Report) -> Report:
         return report if self._channel.is_open else Gone()
-
-
-class Pull(Guard):
-    """A delivery that the program fetched itself: it waits here, where the program waits for it.
-
-    Only on a BlockingConnection does a program wait.
-    """
-
-    _counted = True
-    _seconds = 0.0
-
-    def wait(self, wait: Wait, answer: Answer) -> None:
-        """Leave the waiting to `complete`: this may be called from within the connection's I/O."""
-        self._held = answer
-        # Nobody can ring for it in there.
-        self._seconds = wait.seconds if wait.bell is None else min(wait.seconds, _LOOK)
-
-    def complete(self) -> Outcome:
-        """Pump the connection until the delivery has ended, and return how.
-
-        Raises:
-            AMQPError: the connection failed; the broker takes the delivery back.
-        """
-        self.drive()
-        connection: BlockingConnection = self._channel.connection
-        while self.outcome is None:
-            if self._held is None:
-                connection._flush_output(lambda: self.outcome is not None or self._held is not None)
-            else:
-                connection.sleep(self._seconds)
-                self._waited(self._held)
-        connection._flush_output()
-        return self.outcome
