@@ -2,8 +2,6 @@
 
 from enum import Enum
 
-from crash.programs.work import RUNGS
-
 PREFETCH = 10
 """Unacknowledged deliveries of each consumer here."""
 
@@ -18,12 +16,12 @@ class Bound(Enum):
     CONSUMER = "`prefetch` per crash"
     BROKER = "`prefetch`, and 32 per delay queue, per crash"
 
-    def of(self, crashes: int) -> int:
+    def of(self, crashes: int, delay_queues: int) -> int:
         """Return the number for so many crashes of one consumer."""
         each = {
             Bound.NEVER: 0,
             Bound.CONSUMER: PREFETCH,
-            Bound.BROKER: PREFETCH + _ON_THE_WAY * len(RUNGS),
+            Bound.BROKER: PREFETCH + _ON_THE_WAY * delay_queues,
         }
         return crashes * each[self]
 

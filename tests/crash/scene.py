@@ -14,7 +14,9 @@ import pika
 from crash.books import Books, Figures, Publisher, check
 from crash.bounds import BOUNDS, PREFETCH, Row
 from crash.nodes import Node
+from crash.programs.work import retrying
 from crash.proxy import LOOPBACK, Proxy, Strike
+from otel_waybill.core.topology import reachable
 
 CLIENTS = ("pika_blocking", "aio_pika_robust")
 MESSAGES = 400
@@ -31,9 +33,9 @@ _LOOKS = 5
 class Consumer:
     """A program that is started again whenever it was killed."""
 
-    def __init__(self, program: str, url: str, queue: str, journal: Path) -> None:
+    def __init__(self, program: str, url: str, queue: str, first: float, journal: Path) -> None:
         journal.touch()
-        arguments = [url, queue, str(PREFETCH), str(journal)]
+        arguments = [url, queue, str(PREFETCH), str(first), str(journal)]
         self._command = [sys.executable, "-m", f"crash.programs.{program}", *arguments]
         self._process: subprocess.Popen[bytes] | None = None
         self._killed = True
@@ -80,6 +82,7 @@ class Scene:
         messages: int = MESSAGES,
         rate: float = 2000,
         headers: dict[str, str] | None = None,
+        first: float = 0.25,
     ) -> None:
         """Prepare everything.
 
@@ -94,12 +97,14 @@ class Scene:
             messages: how many to publish.
             rate: messages a second.
             headers: of each message.
+            first: the longest wait after a first run, in seconds.
         """
         self.broker = broker
         self.proxy = Proxy(broker.port, strike, self._kill if killing else bool)
-        self.consumer = Consumer(client, _url(self.proxy.port, heartbeat), queue, folder / "journal")
+        journal = folder / "journal"
+        self.consumer = Consumer(client, _url(self.proxy.port, heartbeat), queue, first, journal)
         around = _url(broker.port, heartbeat)
-        self.books = Books(around, queue, folder / "journal")
+        self.books = Books(around, queue, reachable(retrying(first)), journal)
         self.publisher = Publisher(around, queue, count=messages, rate=rate, headers=headers)
         with pika.BlockingConnection(pika.URLParameters(around)) as connection:
             connection.channel().queue_declare(queue, durable=True, arguments={"x-queue-type": "quorum"})
@@ -154,12 +159,12 @@ class Scene:
             parked=len(self.books.parked),
             crashes=crashes,
             duplicates=self.books.duplicates,
-            bound=BOUNDS[row].of(crashes),
+            bound=BOUNDS[row].of(crashes, len(self.books.rungs)),
             repeated=self.books.begun.total() - len(self.books.begun),
             seconds=time.monotonic() - self._began,
         )
         print(figures)  # noqa: T201 - seen when the check fails
-        check(self.publisher, self.books, looks, row, crashes)
+        check(self.publisher, self.books, looks, figures.bound)
         return figures
 
     def _quiet(self) -> bool:

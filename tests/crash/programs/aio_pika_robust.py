@@ -7,13 +7,12 @@ from aio_pika.abc import AbstractIncomingMessage
 from opentelemetry.sdk.trace import TracerProvider
 
 import otel_waybill as waybill
-from crash.programs.work import RETRY, Orders
+from crash.programs.work import Orders
 
 
 async def main(orders: Orders) -> None:
     """Consume until killed."""
-    policy = waybill.Policy(retry=RETRY, prefetch=orders.prefetch)
-    waybill.instrument(tracer_provider=TracerProvider(), policies={orders.queue: policy})
+    waybill.instrument(tracer_provider=TracerProvider(), policies={orders.queue: orders.policy})
 
     async def handle(message: AbstractIncomingMessage) -> None:
         async with message.process():

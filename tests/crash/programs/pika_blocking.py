@@ -10,13 +10,12 @@ from pika.exceptions import AMQPError
 from pika.spec import Basic, BasicProperties
 
 import otel_waybill as waybill
-from crash.programs.work import RETRY, Orders
+from crash.programs.work import Orders
 
 
 def main(orders: Orders) -> None:
     """Consume until killed."""
     waybill.instrument(tracer_provider=TracerProvider())
-    policy = waybill.Policy(retry=RETRY, prefetch=orders.prefetch)
     parameters = pika.URLParameters(orders.url)
     parameters.socket_timeout, parameters.stack_timeout = 2, 4
 
@@ -30,7 +29,7 @@ def main(orders: Orders) -> None:
     while True:
         with contextlib.suppress(AMQPError), pika.BlockingConnection(parameters) as connection:
             channel = connection.channel()
-            channel.basic_consume(orders.queue, policy.wrap(handle))
+            channel.basic_consume(orders.queue, orders.policy.wrap(handle))
             channel.start_consuming()
         time.sleep(0.1)
 

@@ -3,21 +3,21 @@
 import os
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Self
 
 import otel_waybill as waybill
 
 ATTEMPTS = 3
-RETRY = waybill.Retry(attempts=ATTEMPTS, backoff=waybill.Backoff(first=0.25, ceiling=0.5))
-RUNGS = (250, 354, 500)
-"""Milliseconds of the delay queues that `RETRY` reaches."""
-
 _FAILURES = (0, 1, 2, 1, ATTEMPTS)
 
 
 class Failed(Exception):  # noqa: N818 - what a handler raises may have any name
     """What a run raises that is meant to fail."""
+
+
+def retrying(first: float) -> waybill.Retry:
+    """Return how failed messages are retried; *first* is the longest wait after a first run, in seconds."""
+    return waybill.Retry(attempts=ATTEMPTS, backoff=waybill.Backoff(first=first, ceiling=2 * first))
 
 
 def failures(message: int) -> int:
@@ -32,21 +32,21 @@ class Orders:
     Attributes:
         url: of the broker.
         queue: to consume.
-        prefetch: unacknowledged deliveries at most.
+        policy: for its consumer.
         journal: an open file; each line goes there by one write, so that being killed tears none.
     """
 
     url: str
     queue: str
-    prefetch: int
+    policy: waybill.Policy
     journal: int
 
     @classmethod
     def given(cls) -> Self:
         """Read them from the command line."""
-        url, queue, prefetch, journal = sys.argv[1:]
-        file = os.open(Path(journal), os.O_APPEND | os.O_CREAT | os.O_WRONLY)
-        return cls(url, queue, int(prefetch), file)
+        url, queue, prefetch, first, journal = sys.argv[1:]
+        policy = waybill.Policy(retry=retrying(float(first)), prefetch=int(prefetch))
+        return cls(url, queue, policy, os.open(journal, os.O_APPEND | os.O_WRONLY))
 
     def begin(self, body: bytes) -> None:
         """Note that a run begins."""
