@@ -20,6 +20,13 @@ def broker() -> Iterator[Node]:
         yield single
 
 
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[list[Node]]:
+    """Three nodes of one cluster."""
+    with nodes(3) as three:
+        yield three
+
+
 @pytest.fixture
 def note(request: pytest.FixtureRequest) -> Note:
     """Takes the figures of a scenario."""

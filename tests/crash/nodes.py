@@ -16,8 +16,9 @@ from otel_waybill.testing.broker import installation, node
 PATH = os.environ.get("PATH", os.defpath)
 _COOKIE = ".erlang.cookie"
 _PATIENCE = 60
-# Counts in `rabbitmqctl list_queues` are as old as that at most; in milliseconds.
-_ADVANCED = "[{rabbit, [{quorum_tick_interval, 500}]}]."
+# What a delay queue has sent on, and the target has not taken before it lost its leader, is sent again
+# after this many milliseconds: 3 minutes by default, for which nobody here has time.
+_ADVANCED = "[{rabbit, [{dead_letter_worker_publisher_confirm_timeout, 5000}]}]."
 
 
 class Node:
@@ -135,6 +136,6 @@ def nodes(count: int) -> Iterator[list[Node]]:
 
 
 def leader(member: Node, queue: str) -> str:
-    """Return the name of the node that leads *queue*, as *member* sees it."""
+    """Return the full name of the node that leads *queue*, as *member* sees it."""
     listed = json.loads(member.control("list_queues", "name", "leader", "--formatter=json"))
     return next(str(each["leader"]) for each in listed if each["name"] == queue)

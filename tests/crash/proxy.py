@@ -40,7 +40,13 @@ class Strike(NamedTuple):
 
 
 class Proxy:
-    """Forwards to the broker on *port*, from a port of its own; it lives in a thread of its own."""
+    """Forwards to a broker from a port of its own; it lives in a thread of its own.
+
+    Attributes:
+        port: where to connect.
+        upstream: where the broker listens; another one is for connections to come.
+        broken: connections that it has broken at a step of a settlement.
+    """
 
     def __init__(self, port: int, strike: Strike | None = None, act: Callable[[], None] = bool) -> None:
         """Start.
@@ -51,7 +57,7 @@ class Proxy:
             act: what to do first when that moment has come.
         """
         self.broken = 0
-        self._upstream = port
+        self.upstream = port
         self._strike = strike
         self._act = act
         self._seen: Counter[Step] = Counter()
@@ -103,7 +109,7 @@ class Proxy:
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         link = None
         with suppress(OSError, asyncio.IncompleteReadError, Broken):
-            upstream = await asyncio.open_connection(LOOPBACK, self._upstream)
+            upstream = await asyncio.open_connection(LOOPBACK, self.upstream)
             link = Link(self, (reader, writer), upstream)
             self._links.add(link)
             await link.run()

@@ -83,11 +83,12 @@ class Scene:
         rate: float = 2000,
         headers: dict[str, str] | None = None,
         first: float = 0.25,
+        through: Node | None = None,
     ) -> None:
         """Prepare everything.
 
         Args:
-            broker: of all.
+            broker: of everybody.
             client: the program that consumes.
             queue: which is declared.
             folder: for its journal.
@@ -98,15 +99,16 @@ class Scene:
             rate: messages a second.
             headers: of each message.
             first: the longest wait after a first run, in seconds.
+            through: another node of its cluster, on which everything is declared and the consumer begins.
         """
-        self.broker = broker
-        self.proxy = Proxy(broker.port, strike, self._kill if killing else bool)
+        begins = through or broker
+        self.proxy = Proxy(begins.port, strike, self._kill if killing else bool)
         journal = folder / "journal"
         self.consumer = Consumer(client, _url(self.proxy.port, heartbeat), queue, first, journal)
         around = _url(broker.port, heartbeat)
         self.books = Books(around, queue, reachable(retrying(first)), journal)
         self.publisher = Publisher(around, queue, count=messages, rate=rate, headers=headers)
-        with pika.BlockingConnection(pika.URLParameters(around)) as connection:
+        with pika.BlockingConnection(pika.URLParameters(_url(begins.port, heartbeat))) as connection:
             connection.channel().queue_declare(queue, durable=True, arguments={"x-queue-type": "quorum"})
         self._began = time.monotonic()
 
