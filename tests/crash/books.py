@@ -4,6 +4,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,14 +29,15 @@ class Publisher(threading.Thread):
         queue: str,
         *,
         count: int,
-        rate: float = 2000,
-        headers: dict[str, str] | None = None,
-        ready: Callable[[], bool] = lambda: True,
+        rate: float,
+        headers: dict[str, str] | None,
+        ready: Callable[[], bool],
     ) -> None:
         """Publish *count* messages, at most *rate* a second, while it is *ready* for more."""
         super().__init__(daemon=True)
         self.sent = 0
         self.confirmed: set[int] = set()
+        self.times: list[float] = []
         self._url, self._queue, self._count, self._rate, self._ready = url, queue, count, rate, ready
         self._properties = BasicProperties(delivery_mode=2, headers=headers)
         self._channel: BlockingChannel | None = None
@@ -51,6 +53,7 @@ class Publisher(threading.Thread):
                 self._enough.wait(_MOMENT)
                 continue
             number, self.sent = self.sent, self.sent + 1
+            self.times.append(time.time())
             try:
                 self._publish(number)
             except (AMQPError, OSError):
@@ -87,6 +90,8 @@ class Books:
         begun: how often each run, a message and an attempt, has begun.
         handled: how often each message was.
         parked: how often each message was, those that came back to a deleted queue included.
+        first_begun: when the first run of each message began first, in Unix time.
+        probes: runs that an open circuit breaker has let through.
         changed: when there was news last.
     """
 
@@ -97,34 +102,52 @@ class Books:
     begun: Counter[tuple[int, int]] = field(default_factory=Counter)
     handled: Counter[int] = field(default_factory=Counter)
     parked: Counter[int] = field(default_factory=Counter)
+    first_begun: dict[int, float] = field(default_factory=dict)
+    probes: int = 0
     changed: float = field(default_factory=time.monotonic)
     _read: int = 0
+    _news: int = 0
     _channel: BlockingChannel | None = None
 
     @property
-    def ended(self) -> Counter[int]:
-        """How often each message was handled or parked."""
-        return self.handled + self.parked
+    def done(self) -> AbstractSet[int]:
+        """The messages that were handled or parked."""
+        return self.handled.keys() | self.parked.keys()
 
     @property
     def duplicates(self) -> int:
-        """How many messages more ended than there are."""
-        return self.ended.total() - len(self.ended)
+        """How often messages ended again that had ended already."""
+        return self.handled.total() + self.parked.total() - len(self.done)
 
     def update(self) -> None:
         """Read on in the journal and take what is parked."""
-        before = self.begun.total() + self.ended.total()
+        before = self._news
         self._read_journal()
         with suppress(AMQPError, OSError):
             for queue in (parked_name(self.queue), UNROUTED):
                 self._take(queue)
-        if self.begun.total() + self.ended.total() > before:
+        if self._news > before:
             self.changed = time.monotonic()
+
+    def runs(self, message: int) -> dict[int, int]:
+        """Return how often each attempt of *message* has begun."""
+        return {attempt: count for (each, attempt), count in self.begun.items() if each == message}
+
+    def left(self) -> list[tuple[int, object, dict[int, int]]]:
+        """Take what is left in the queue: each message, its headers and the runs that it had."""
+        taken = []
+        with suppress(AMQPError, OSError):
+            while True:
+                method, properties, body = self._open().basic_get(self.queue, auto_ack=True)
+                if method is None or properties is None or body is None:
+                    break
+                taken.append((int(body), properties.headers, self.runs(int(body))))
+        return taken
 
     def consumed(self) -> bool:
         """Return whether somebody consumes the queue."""
         with suppress(AMQPError, OSError):
-            return self._declared(self.queue).consumer_count > 0
+            return bool(self._declared(self.queue).consumer_count)
         return False
 
     def ready(self) -> int | None:
@@ -142,12 +165,17 @@ class Books:
             file.seek(self._read)
             lines = file.read().splitlines(keepends=True)
         for line in lines:
-            fact, message, attempt = line.split()
+            fact, *facts, moment = line.split()
+            message, attempt = map(int, facts)
             self._read += len(line)
-            if fact == b"begun":
-                self.begun[int(message), int(attempt)] += 1
-            else:
-                self.handled[int(message)] += 1
+            self._news += 1
+            if fact == b"handled":
+                self.handled[message] += 1
+                continue
+            self.probes += fact == b"probed"
+            self.begun[message, attempt] += 1
+            if attempt == 1:
+                self.first_begun.setdefault(message, float(moment))
 
     def _take(self, queue: str) -> None:
         while True:
@@ -158,10 +186,11 @@ class Books:
             if method is None or body is None:
                 return
             self.parked[int(body)] += 1
+            self._news += 1
 
     def _count(self, queue: str) -> int:
         try:
-            return self._declared(queue).message_count
+            return int(self._declared(queue).message_count)
         except ChannelClosedByBroker:  # there is none
             return 0
 
@@ -219,7 +248,7 @@ def check(publisher: Publisher, books: Books, left: list[int | None], bound: int
         left: messages that wait once no consumer is left, at each of a few looks.
         bound: messages that may end twice.
     """
-    assert set() == publisher.confirmed - books.ended.keys()
-    assert set() == books.ended.keys() - set(range(publisher.sent))
+    assert set() == publisher.confirmed - books.done
+    assert set() == books.done - set(range(publisher.sent))
     assert {0} == set(left)
     assert books.duplicates <= bound

@@ -1,7 +1,6 @@
 """Brokers to break, and the figures of every scenario in one table at the end."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 

@@ -48,7 +48,7 @@ class Proxy:
         broken: connections that it has broken at a step of a settlement.
     """
 
-    def __init__(self, port: int, strike: Strike | None = None, act: Callable[[], None] = bool) -> None:
+    def __init__(self, port: int, strike: Strike | None = None, act: Callable[[], object] = bool) -> None:
         """Start.
 
         Args:
@@ -107,13 +107,14 @@ class Proxy:
         return True
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        link = None
         with suppress(OSError, asyncio.IncompleteReadError, Broken):
             upstream = await asyncio.open_connection(LOOPBACK, self.upstream)
             link = Link(self, (reader, writer), upstream)
             self._links.add(link)
-            await link.run()
-        self._links.discard(link)  # type: ignore[arg-type]  # None is not in it
+            try:
+                await link.run()
+            finally:
+                self._links.discard(link)
         writer.close()
 
     async def _cut(self) -> None:

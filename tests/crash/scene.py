@@ -1,6 +1,7 @@
 """One scenario: a publisher, a consumer in a process of its own behind a proxy, and their broker."""
 
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -33,17 +34,18 @@ _LOOKS = 5
 class Consumer:
     """A program that is started again whenever it was killed."""
 
-    def __init__(self, program: str, url: str, queue: str, first: float, journal: Path) -> None:
-        journal.touch()
-        arguments = [url, queue, str(PREFETCH), str(first), str(journal)]
+    def __init__(self, program: str, url: str, queue: str, first: float, folder: Path) -> None:
+        arguments = [url, queue, str(PREFETCH), str(first), str(folder)]
         self._command = [sys.executable, "-m", f"crash.programs.{program}", *arguments]
         self._process: subprocess.Popen[bytes] | None = None
         self._killed = True
 
     @property
-    def pid(self) -> int | None:
-        """Its process."""
-        return self._process.pid if self._process else None
+    def memory(self) -> int:
+        """Octets of memory that it occupies."""
+        assert self._process is not None
+        pages = Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]
+        return int(pages) * resource.getpagesize()
 
     def revive(self) -> None:
         """Start it unless it runs."""
@@ -84,6 +86,7 @@ class Scene:
         headers: dict[str, str] | None = None,
         first: float = 0.25,
         through: Node | None = None,
+        ready: Callable[[], bool] = lambda: True,
     ) -> None:
         """Prepare everything.
 
@@ -91,7 +94,7 @@ class Scene:
             broker: of everybody.
             client: the program that consumes.
             queue: which is declared.
-            folder: for its journal.
+            folder: where it finds what it shares with its consumer.
             strike: when to break the connection of the consumer.
             killing: whether to kill the consumer then as well.
             heartbeat: of all connections, in seconds.
@@ -100,14 +103,17 @@ class Scene:
             headers: of each message.
             first: the longest wait after a first run, in seconds.
             through: another node of its cluster, on which everything is declared and the consumer begins.
+            ready: whether to go on publishing.
         """
+        self._broker = broker
         begins = through or broker
-        self.proxy = Proxy(begins.port, strike, self._kill if killing else bool)
+        self.proxy = Proxy(begins.port, strike, lambda: self.consumer.kill() if killing else None)
         journal = folder / "journal"
-        self.consumer = Consumer(client, _url(self.proxy.port, heartbeat), queue, first, journal)
+        journal.touch()
+        self.consumer = Consumer(client, _url(self.proxy.port, heartbeat), queue, first, folder)
         around = _url(broker.port, heartbeat)
         self.books = Books(around, queue, reachable(retrying(first)), journal)
-        self.publisher = Publisher(around, queue, count=messages, rate=rate, headers=headers)
+        self.publisher = Publisher(around, queue, count=messages, rate=rate, headers=headers, ready=ready)
         with pika.BlockingConnection(pika.URLParameters(_url(begins.port, heartbeat))) as connection:
             connection.channel().queue_declare(queue, durable=True, arguments={"x-queue-type": "quorum"})
         self._began = time.monotonic()
@@ -120,7 +126,8 @@ class Scene:
         self.consumer.stop()
         self.proxy.close()
         self.books.close()
-        self.publisher.join(_PATIENCE)
+        if self.publisher.is_alive():
+            self.publisher.join(_PATIENCE)
 
     def begin(self, after: float = 0) -> None:
         """Consume, then publish *after* some seconds: what a policy needs is declared by then."""
@@ -138,16 +145,17 @@ class Scene:
             self.books.update()
             time.sleep(_MOMENT)
 
-    def finish(self, row: Row, crashes: int | None = None) -> Figures:
+    def finish(self, row: Row, crashes: int | None = None, *, quiet: float = _QUIET) -> Figures:
         """Wait until nothing more happens, check the books and return the figures.
 
         Args:
             row: of the table of bounds.
             crashes: that there were, if not those that the proxy has made.
+            quiet: seconds without news after which there is none to come.
         """
         crashes = self.proxy.broken if crashes is None else crashes
         with suppress(AssertionError):  # `check` says better what is missing
-            self.until(self._quiet)
+            self.until(lambda: self._quiet(quiet))
         self.consumer.stop()
         # What it had not settled comes back to the queue a moment later.
         looks = []
@@ -165,17 +173,24 @@ class Scene:
             repeated=self.books.begun.total() - len(self.books.begun),
             seconds=time.monotonic() - self._began,
         )
-        print(figures)  # noqa: T201 - seen when the check fails
+        self._tell(figures, looks)
         check(self.publisher, self.books, looks, figures.bound)
         return figures
 
-    def _quiet(self) -> bool:
-        if self.publisher.is_alive() or self.publisher.confirmed - self.books.ended.keys():
+    def _quiet(self, seconds: float) -> bool:
+        if self.publisher.is_alive() or self.publisher.confirmed - self.books.done:
             return False
-        return time.monotonic() - self.books.changed > _QUIET and self.books.ready() == 0
+        return time.monotonic() - self.books.changed > seconds and self.books.ready() == 0
 
-    def _kill(self) -> None:
-        self.consumer.kill()
+    def _tell(self, figures: Figures, left: list[int | None]) -> None:
+        """Print the figures, and what helps when the check fails."""
+        print(figures)  # noqa: T201 - pytest shows it then
+        missing = self.publisher.confirmed - self.books.done
+        if missing or any(left):
+            columns = "name", "messages", "messages_ready", "messages_unacknowledged"
+            print("missing:", {each: self.books.runs(each) for each in missing})  # noqa: T201 - likewise
+            print("left:", left, self.books.left())  # noqa: T201 - likewise
+            print(self._broker.control("list_queues", *columns))  # noqa: T201 - likewise
 
 
 def _url(port: int, heartbeat: int) -> str:

@@ -53,7 +53,7 @@ def test_broker_stands_still(
 def test_broker_raises_an_alarm(
     broker: Node, unique: Callable[[str], str], tmp_path: Path, note: Note, client: str
 ) -> None:
-    """Whoever publishes is blocked: copies, and acks with them, wait until it is over, and none is doubled."""
+    """Whoever publishes is blocked: copies, and acks with them, wait until it is over."""
     with Scene(broker, client, unique("crash"), tmp_path, rate=100) as scene:
         scene.begin()
         scene.until(lambda: len(scene.books.handled) > 50)

@@ -17,7 +17,7 @@ _WRITTEN = 5  # seconds after which every node knows a queue that was just decla
 
 @pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("apart", [False, True], ids=["with the connection", "elsewhere"])
-def test_leader_dies(  # noqa: PLR0913, PLR0917 - each is a fixture or a parameter
+def test_leader_dies(  # noqa: PLR0913 - each is a fixture or a parameter
     cluster: list[Node], unique: Callable[[str], str], tmp_path: Path, note: Note, client: str, *, apart: bool
 ) -> None:
     """Copies survive in the replicas, whether the consumer was connected to that node or to another."""

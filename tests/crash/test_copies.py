@@ -34,7 +34,7 @@ def channel(scene: Scene) -> Iterator[BlockingChannel]:
 def test_copies_are_returned(
     broker: Node, unique: Callable[[str], str], tmp_path: Path, note: Note, client: str
 ) -> None:
-    """Without the bindings of the delay queues no copy is routed; they go on their way once those are back."""
+    """Copies that nobody routes go on their way once the bindings of the delay queues are back."""
     with Scene(broker, client, unique("crash"), tmp_path, rate=200) as scene:
         scene.begin()
         scene.until(lambda: len(scene.books.handled) > 50)

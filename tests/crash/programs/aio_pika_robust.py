@@ -1,6 +1,7 @@
 """A consumer on aio-pika that settles by itself, its policy given by name; aio-pika connects it again."""
 
 import asyncio
+import logging
 
 import aio_pika
 from aio_pika.abc import AbstractIncomingMessage
@@ -27,4 +28,6 @@ async def main(orders: Orders) -> None:
 
 
 if __name__ == "__main__":
+    for name in ("aio_pika", "aiormq"):  # which are loud about broken connections
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     asyncio.run(main(Orders.given()))

@@ -2,10 +2,13 @@
 
 import os
 import sys
+import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 import otel_waybill as waybill
+from otel_waybill.core.breaker import State
 
 ATTEMPTS = 3
 _FAILURES = (0, 1, 2, 1, ATTEMPTS)
@@ -33,24 +36,33 @@ class Orders:
         url: of the broker.
         queue: to consume.
         policy: for its consumer.
+        dependency: of the work, and down as long as the file *outage* exists.
+        outage: that file.
         journal: an open file; each line goes there by one write, so that being killed tears none.
     """
 
     url: str
     queue: str
     policy: waybill.Policy
+    dependency: waybill.CircuitBreaker
+    outage: Path
     journal: int
 
     @classmethod
     def given(cls) -> Self:
         """Read them from the command line."""
-        url, queue, prefetch, first, journal = sys.argv[1:]
-        policy = waybill.Policy(retry=retrying(float(first)), prefetch=int(prefetch))
-        return cls(url, queue, policy, os.open(journal, os.O_APPEND | os.O_WRONLY))
+        url, queue, prefetch, first, folder = sys.argv[1:]
+        # The runs that are meant to fail neither open it nor keep it open.
+        dependency = waybill.CircuitBreaker(
+            "dependency", window=1.0, failure_rate=1.0, open_for=0.5, open_ceiling=1.0, probe_success=0.01
+        )
+        policy = waybill.Policy(retry=retrying(float(first)), prefetch=int(prefetch), breaker=dependency)
+        journal = os.open(Path(folder) / "journal", os.O_APPEND | os.O_WRONLY)
+        return cls(url, queue, policy, dependency, Path(folder) / "outage", journal)
 
     def begin(self, body: bytes) -> None:
         """Note that a run begins."""
-        self._note("begun", body)
+        self._note("probed" if self.dependency.state is State.HALF_OPEN else "begun", body)
 
     def end(self, body: bytes) -> None:
         """Note that the message is handled, or fail if this run of it is to fail.
@@ -58,9 +70,10 @@ class Orders:
         Raises:
             Failed: it is.
         """
-        if waybill.current().attempt <= failures(int(body)):
+        if waybill.current().attempt <= failures(int(body)) or self.outage.exists():
             raise Failed
         self._note("handled", body)
 
     def _note(self, fact: str, body: bytes) -> None:
-        os.write(self.journal, f"{fact} {body.decode()} {waybill.current().attempt}\n".encode())
+        line = f"{fact} {body.decode()} {waybill.current().attempt} {time.time()}\n"
+        os.write(self.journal, line.encode())
