@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from opentelemetry.metrics import NoOpMeter
 
+from crash.bounds import BOUNDS
 from otel_waybill import names
 from otel_waybill.core import copies, headers, topology, waybill
 from otel_waybill.core.delivery import Reason
@@ -100,3 +101,12 @@ def test_the_telemetry_reference_tells_what_each_metric_is() -> None:
     row = r"^\| `([a-z._]+)` \| ((?:histogram|counter|up-down|gauge)[^|]*) \|"
     documented = re.findall(row, TELEMETRY, re.MULTILINE)
     assert made == dict(documented)
+
+
+def test_the_guarantees_state_the_bounds_that_the_crash_matrix_keeps() -> None:
+    """How often a message may end twice is what is tried out, row by row."""
+    guarantees = (DOCS / "guarantees.md").read_text()
+    rows = re.findall(r"^\| (.+?) \|.*\| (.+?) \|$", guarantees, re.MULTILINE)
+    first = next(n for n, (_, last) in enumerate(rows) if last.startswith("ends twice")) + 1
+
+    assert [(row.value, bound.value) for row, bound in BOUNDS.items()] == rows[first : first + len(BOUNDS)]
