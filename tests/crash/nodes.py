@@ -100,6 +100,11 @@ class Node:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
+    def leaders(self) -> dict[str, str]:
+        """Return the name of the node that leads each quorum queue."""
+        listed = json.loads(self.control("list_queues", "name", "leader", "--formatter=json"))
+        return {each["name"]: each["leader"] for each in listed}
+
     def join(self, other: "Node") -> None:
         """Become part of the cluster of *other*."""
         self.control("stop_app")
@@ -133,9 +138,3 @@ def nodes(count: int) -> Iterator[list[Node]]:
         for member in members[1:]:
             member.join(members[0])
         yield members
-
-
-def leader(member: Node, queue: str) -> str:
-    """Return the full name of the node that leads *queue*, as *member* sees it."""
-    listed = json.loads(member.control("list_queues", "name", "leader", "--formatter=json"))
-    return next(str(each["leader"]) for each in listed if each["name"] == queue)
