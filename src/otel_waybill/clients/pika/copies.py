@@ -76,6 +76,7 @@ class Copies:
         self._channel._set_cookie(BlockingChannel(self._channel, connection))
         self._channel.add_on_close_callback(self._closed)
         self._ready = False
+        self._replaced = False
 
     @property
     def alive(self) -> bool:
@@ -107,8 +108,22 @@ class Copies:
         method = frame.method
         tag = method.delivery_tag
         fate = Published() if isinstance(method, Basic.Ack) else Published("refused by the broker (nack)")
+        if fate.error is not None:
+            self._replace()
         for each in [each for each in self._pending if each == tag or (method.multiple and each < tag)]:
             self._pending.pop(each).resolve(fate)
+        if self._replaced and not self._pending and self._channel.is_open:
+            self._channel.close()
+
+    def _replace(self) -> None:
+        """Have the next copies go over a new channel.
+
+        RabbitMQ refuses on and on what comes on a channel that a quorum queue has once refused: also when
+        its limit is gone, or when another node leads it (seen on 3.10).
+        """
+        if not self._replaced and self._connection.is_open:
+            self._replaced = True
+            _copies.put(self._connection, Copies(self._connection))
 
     def _returned(
         self, _channel: Channel, method: Basic.Return, properties: BasicProperties, _body: bytes
