@@ -42,6 +42,20 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def crash(session: nox.Session) -> None:
+    """Break consumers and brokers of our own at every step; arguments after ``--`` go to pytest."""
+    session.install(WITH_CLIENTS, *_group("tests"))
+    session.run("pytest", "tests/crash", "--timeout", "300", *session.posargs)
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Run at full rate for ten minutes while things break; ``--seconds`` after ``--`` is another time."""
+    session.install(WITH_CLIENTS, *_group("tests"))
+    session.run("python", "-m", "crash.soak", *session.posargs, env={"PYTHONPATH": "tests"})
+
+
+@nox.session
 def demo(session: nox.Session) -> None:
     """Run the demo; arguments after ``--`` go to it."""
     session.install(WITH_CLIENTS, *_group("demo"))

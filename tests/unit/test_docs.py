@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from opentelemetry.metrics import NoOpMeter
 
+from crash.bounds import BOUNDS
 from otel_waybill import names
 from otel_waybill.core import belief, copies, headers, topology, waybill
 from otel_waybill.core.breaker import DEFAULT_WINDOW, Trigger
@@ -145,6 +146,15 @@ def test_the_settings_of_a_breaker_are_listed_with_their_defaults() -> None:
     rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \|", _section("Settings"), re.MULTILINE)
     assert list(defaults.items()) == rows
     assert f"; {DEFAULT_WINDOW:g} unless `window_calls` is given" in BREAKERS
+
+
+def test_the_guarantees_state_the_bounds_that_the_crash_matrix_keeps() -> None:
+    """How often a message may end twice is what is tried out, row by row."""
+    guarantees = (DOCS / "guarantees.md").read_text()
+    rows = re.findall(r"^\| (.+?) \|.*\| (.+?) \|$", guarantees, re.MULTILINE)
+    first = next(n for n, (_, last) in enumerate(rows) if last.startswith("ends twice")) + 1
+
+    assert [(row.value, bound.value) for row, bound in BOUNDS.items()] == rows[first : first + len(BOUNDS)]
 
 
 def _section(title: str) -> str:

@@ -78,6 +78,8 @@ class Copies:
         self._sequence = 0
         self._pending: dict[int, Copy] = {}
         self._ready = False
+        self._replaced = False
+        self._surface = surface
         self._channel = open_beside(surface, self._opened)
         self._channel.add_on_close_callback(self._closed)
 
@@ -112,8 +114,23 @@ class Copies:
         method = frame.method
         tag = method.delivery_tag
         fate = Published() if isinstance(method, Basic.Ack) else Published("refused by the broker (nack)")
+        if fate.error is not None:
+            self._replace()
         for each in [each for each in self._pending if each == tag or (method.multiple and each < tag)]:
             self._pending.pop(each).resolve(fate)
+        if self._replaced and not self._pending and self._channel.is_open:
+            self._channel.close()
+
+    def _replace(self) -> None:
+        """Have the next copies go over a new channel.
+
+        RabbitMQ refuses on and on what comes on a channel that a quorum queue has once refused: also when
+        its limit is gone, or when another node leads it (seen on 3.10).
+        """
+        connection = self._channel.connection
+        if not self._replaced and connection.is_open:
+            self._replaced = True
+            _copies.put(connection, Copies(self._surface))
 
     def _returned(
         self, _channel: Channel, method: Basic.Return, properties: BasicProperties, _body: bytes
