@@ -17,7 +17,8 @@ from crash.bounds import BOUNDS, PREFETCH, Row
 from crash.nodes import Node
 from crash.programs.work import retrying
 from crash.proxy import LOOPBACK, Proxy, Strike
-from otel_waybill.core.topology import reachable
+from otel_waybill.core.spec import PolicySpec
+from otel_waybill.core.topology import rungs
 
 CLIENTS = ("pika_blocking", "aio_pika_robust")
 MESSAGES = 400
@@ -112,7 +113,7 @@ class Scene:
         journal.touch()
         self.consumer = Consumer(client, _url(self.proxy.port, heartbeat), queue, first, folder)
         around = _url(broker.port, heartbeat)
-        self.books = Books(around, queue, reachable(retrying(first)), journal)
+        self.books = Books(around, queue, rungs(PolicySpec(retry=retrying(first))), journal)
         self.publisher = Publisher(around, queue, count=messages, rate=rate, headers=headers, ready=ready)
         with pika.BlockingConnection(pika.URLParameters(_url(begins.port, heartbeat))) as connection:
             connection.channel().queue_declare(queue, durable=True, arguments={"x-queue-type": "quorum"})
