@@ -21,15 +21,14 @@ from otel_waybill.core.presence import Presence
 from otel_waybill.core.retry import REDELIVERIES
 from otel_waybill.core.rulings import Again, Budget, Case, Cost, Ignored, Parked
 from otel_waybill.core.spec import PolicySpec
-from otel_waybill.core.topology import SHORTEST, delay_name, rungs
+from otel_waybill.core.topology import delay_name, rungs
 from otel_waybill.core.verdicts import Ack, GiveBack, Leave, Republish, Run, Settled, Step, Wait
-from otel_waybill.core.waybill import Waybill
+from otel_waybill.core.waybill import LARGEST_COUNT, Waybill
 from otel_waybill.errors import CircuitOpen
 
-# Seconds: between tries to publish a copy, and away from a consumer that has held a message for too long.
+# Seconds between tries to publish a copy.
 _FIRST_PAUSE: Final = 0.5
 _LONGEST_PAUSE: Final = 30.0
-_DEFERRAL: Final = 30.0
 
 
 class Execution:
@@ -122,10 +121,9 @@ class Execution:
         raise AssertionError(report)  # the match is exhaustive; mypy cannot see through its guards
 
     def _moved(self, attempts: int, now: Instant) -> Step:
-        """Take a message that may have killed its consumer out of the way, before it does it again."""
-        if self._waybill.attempt >= attempts:
-            return self._to_parking(Parked(Reason.CRASH_LOOP, None), now)
-        return self._ruled(self._case().put_off(SHORTEST, Cost.ATTEMPT, now), now)
+        ruling = self._case().moved(attempts, now)
+        # No substitute for it: that may be killed as well.
+        return self._to_parking(ruling, now) if isinstance(ruling, Parked) else self._back(ruling, now)
 
     def _early(self, now: Instant) -> Step | None:
         """Send a message on that has come back before its time, because no rung is as long as its wait."""
@@ -140,6 +138,8 @@ class Execution:
                 case "park":
                     return self._to_parking(late, now)
                 case "fallback":
+                    if not self._spec.in_order:
+                        self._turn.leave()  # it waits for nothing any more, and nobody for it
                     return self._park(late, now)
                 case "ack":
                     return self._end(Ack, Result.DROPPED)
@@ -157,20 +157,16 @@ class Execution:
         if self._bounds.due is not None:
             # Wake up when the deadline passes, so that what cannot run is parked in time.
             wait = min(wait, self._bounds.due - now.monotonic)
-        if refusal.limit != CONCURRENCY:
+        if refusal.limit != CONCURRENCY and not self._spec.in_order:
             # Who waits for a place is next in a line that moves; these may last for ever.
             left = self._held_since + self._spec.hold_max - now.monotonic
             if left <= 0.0:
-                return _after(events, self._let_go(now))
+                return _after(events, self._ruled(self._case().let_go(now), now))
             wait = min(wait, left)
         return Step(Wait(seconds=wait, bell=self._turn.bell), events)
 
-    def _let_go(self, now: Instant) -> Step:
-        if not self._declared:
-            return self._end(GiveBack, Result.GIVEN_BACK)
-        return self._ruled(self._case().put_off(_DEFERRAL, Cost.NOTHING, now), now)
-
     def _run(self, now: Instant) -> Step:
+        self._held_since = None
         run = Run(
             attempt=self._waybill.attempt,
             due=self._bounds.due,
@@ -206,8 +202,9 @@ class Execution:
         )
 
     def _ruled(self, ruling: Parked | Again, now: Instant) -> Step:
-        if isinstance(ruling, Parked):
-            return self._park(ruling, now)
+        return self._park(ruling, now) if isinstance(ruling, Parked) else self._back(ruling, now)
+
+    def _back(self, ruling: Again, now: Instant) -> Step:
         again = self._next(ruling, now)
         if ruling.rung is None:
             return self._wait_here(ruling, again, now)
@@ -282,11 +279,12 @@ class Execution:
 
     def _next(self, ruling: Again, now: Instant) -> Waybill:
         """Return the waybill with which the message comes back."""
-        hop = copies.remembered(self._delivery, self._waybill, now.wall)
+        failed_at = None if ruling.cost is Cost.NOTHING else now.wall
+        hop = copies.remembered(self._delivery, self._waybill, failed_at)
         if ruling.rung is not None and ruling.wait > ruling.rung / 1000:
             hop = replace(hop, not_before=round((now.wall + ruling.wait) * 1000))
         if ruling.cost is Cost.DEFERRAL:
-            hop = replace(hop, deferrals=hop.deferrals + 1)
+            hop = replace(hop, deferrals=min(hop.deferrals + 1, LARGEST_COUNT))
         waybill = replace(self._identified(), hop=hop)
         return waybill.retried() if ruling.cost is Cost.ATTEMPT else waybill
 

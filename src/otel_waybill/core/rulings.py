@@ -8,8 +8,9 @@ parked at once. Budget empty: put off. Else: another run.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import Enum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from otel_waybill.core.backoff import LONGEST_DELAY
 from otel_waybill.core.bounds import Bounds, reached
@@ -17,9 +18,12 @@ from otel_waybill.core.delivery import Instant, Reason
 from otel_waybill.core.match import matches
 from otel_waybill.core.retry import Retry
 from otel_waybill.core.spec import PolicySpec
-from otel_waybill.core.topology import rung
+from otel_waybill.core.topology import SHORTEST, rung
 from otel_waybill.core.waybill import Hop, Waybill
 from otel_waybill.errors import CircuitOpen
+
+_DEFERRAL: Final = 30_000
+"""Milliseconds, at most, for which a message goes away that was held for too long."""
 
 Budget = Callable[[float], bool]
 """Whether one more retry is allowed at a monotonic time; it is spent by asking."""
@@ -100,12 +104,28 @@ class Case:
     def put_off(
         self, wait: float, cost: Cost, now: Instant, error: BaseException | None = None
     ) -> Parked | Again:
-        """Rule on a message that is to come back in *wait* seconds, at the *cost* of that."""
+        """Rule on a message that is to come back in *wait* seconds, at the *cost* of that.
+
+        What costs nothing has not run, so its deadline is judged when it comes back.
+        """
         milliseconds = rung(wait, self.declared)
         if milliseconds is None:
             # Longer than a blink only where the order is kept, or where an error asks for it.
             wait = min(wait, self.spec.hold_max)
-        return self._unless_late(Again(wait, milliseconds, cost, error), now)
+        again = Again(wait, milliseconds, cost, error)
+        return again if cost is Cost.NOTHING else self._unless_late(again, now)
+
+    def moved(self, attempts: int, now: Instant) -> Parked | Again:
+        """Rule on a message that may have killed its consumer: out of the way, before it does so again."""
+        if self.waybill.attempt >= attempts:
+            return Parked(Reason.CRASH_LOOP, None)
+        return self.put_off(SHORTEST, Cost.ATTEMPT, now)
+
+    def let_go(self, now: Instant) -> Parked | Again:
+        """Rule on a message that was held for too long: away for a while, and then it waits here again."""
+        # No longer than one rung, since every further one is a trip through the broker.
+        away = min([_DEFERRAL, *self.declared[-1:]]) / 1000
+        return self.put_off(away, Cost.NOTHING, now)
 
     def _under(self, retry: Retry, error: BaseException | None, now: Instant, u: float) -> Ruling:
         if error is not None and matches(retry.ignore, error):
@@ -156,7 +176,8 @@ class Case:
 def _asked(error: BaseException | None) -> float | None:
     """Return the seconds after which *error* itself asks to try again, if it does."""
     asked = getattr(error, "retry_after", None)
-    asked = getattr(asked, "total_seconds", lambda: asked)()
+    if isinstance(asked, timedelta):
+        asked = asked.total_seconds()
     if isinstance(asked, bool) or not isinstance(asked, int | float) or not 0 <= asked < math.inf:
         return None
-    return min(float(asked), LONGEST_DELAY)
+    return float(min(asked, LONGEST_DELAY))
