@@ -143,7 +143,7 @@ class Execution:
                     return self._park(late, now)
                 case "ack":
                     return self._end(Ack, Result.DROPPED)
-                case "run":
+                case _:  # "run"
                     self._waybill = self._waybill.detached()
                     self._bounds = self._bounds._replace(due=None)
         refusal, changed = self._turn.ask(now.monotonic, u)

@@ -1,5 +1,6 @@
 """Copies: what goes with a message to the ladder and to parking."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otel_waybill import names
-from otel_waybill.core.copies import parking_headers, retry_headers
+from otel_waybill.core.copies import parking_headers, remembered, retry_headers
 from otel_waybill.core.delivery import Delivery, Outcome, Reason, Result
 from otel_waybill.core.waybill import Hop, Waybill, decode
 
@@ -78,6 +79,28 @@ def test_later_copies_remember_the_same() -> None:
     decoded = decode(again, {}, now=NOW + 5, max_deadline=60.0).waybill
     second = retry_headers(again, decoded.retried(), NOW + 5)
     assert first | {"traceparent": "another", "waybill-attempt": "3", "waybill-retries": "1"} == second
+
+
+def test_put_off_copy_says_when_and_how_often() -> None:
+    """What costs no attempt travels too; what has not failed says nothing of a failure."""
+    waybill = Waybill(id="4711")
+    hop = replace(remembered(DELIVERY, waybill, None), not_before=1_764_000_100_000, deferrals=3)
+    headers = retry_headers(DELIVERY, replace(waybill, hop=hop), NOW)
+    assert ("1764000100000", "3") == (headers["waybill-not-before"], headers["waybill-deferrals"])
+    assert "waybill-first-failed-at" not in headers
+    again = replace(DELIVERY, exchange=names.RETURN_EXCHANGE, headers=headers)
+    assert hop == decode(again, {}, now=NOW, max_deadline=60.0).waybill.hop
+
+
+def test_first_failure_is_remembered_from_then_on() -> None:
+    """Of a message that was put off, the first failure is the one that came later; it is then kept."""
+    put_off = Waybill(hop=Hop(not_before=5, deferrals=3))
+    failed = remembered(DELIVERY, put_off, NOW)
+    assert (1_764_000_000_789, None, 3) == (failed.first_failed_at, failed.not_before, failed.deferrals)
+    assert failed == remembered(DELIVERY, Waybill(hop=failed), NOW + 60)
+    assert failed == remembered(DELIVERY, Waybill(hop=failed), None)
+    epoch = Hop(first_failed_at=0)
+    assert epoch == remembered(DELIVERY, Waybill(hop=epoch), NOW)
 
 
 def test_parked_copy_says_why() -> None:
