@@ -20,6 +20,7 @@ from aio_pika.abc import AbstractIncomingMessage, HeadersType
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
+from pamqp.common import Arguments
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.spec import Basic, BasicProperties
 
@@ -27,6 +28,8 @@ import otel_waybill
 
 BODY = b"x" * 200
 URL = os.environ["AMQP_URL"]
+QUEUE: Arguments = {"x-expires": 600_000}
+"""Named, as a service's queue is, and still gone ten minutes after the last round."""
 
 
 class Discard(SpanExporter):
@@ -75,7 +78,7 @@ class Pika:
         self._connection = pika.BlockingConnection(pika.URLParameters(URL))
         self._channel = self._connection.channel()
         self._queue = f"bench-{secrets.token_hex(4)}"
-        self._channel.queue_declare(self._queue, exclusive=True)
+        self._channel.queue_declare(self._queue, durable=True, arguments=QUEUE)
 
     def publish(self, messages: int) -> float:
         """Publish and return the CPU seconds it took."""
@@ -135,7 +138,7 @@ class AioPika:
         connection = await aio_pika.connect(URL)
         channel = await connection.channel(publisher_confirms=False)
         self._exchange = channel.default_exchange
-        self._queue = await channel.declare_queue(self._name, exclusive=True)
+        self._queue = await channel.declare_queue(self._name, durable=True, arguments=QUEUE)
 
     def publish(self, messages: int) -> float:
         """Publish and return the CPU seconds it took."""

@@ -15,17 +15,18 @@ from opentelemetry import baggage
 from opentelemetry import context as otel
 from opentelemetry.context import Context
 
+from otel_waybill.core.belief import LONGEST_DEADLINE, SKEW_TOLERANCE
 from otel_waybill.core.delivery import Instant
 from otel_waybill.core.headers import number, text
 from otel_waybill.core.waybill import (
     BAGGAGE_KEYS,
     EMPTY,
     LARGEST_COUNT,
-    LONGEST_DEADLINE,
     LONGEST_REQUEST_ID,
     Waybill,
+    decode_end_to_end,
     end_to_end_headers,
-    from_baggage,
+    expiration,
 )
 from otel_waybill.errors import DeadlineExceeded, InvalidRequest
 
@@ -45,11 +46,16 @@ class Running:
         due: monotonic time at which the deadline passes here, or None.
         enforced: whether a block of this process set it, so that publishing later is refused; a deadline
             that was merely inherited refuses nothing.
+        expires: whether what is published is to expire in its queue when the deadline passes.
     """
 
     waybill: Waybill = EMPTY
     due: float | None = None
     enforced: bool = False
+    expires: bool = False
+
+
+_NOTHING = Running()
 
 
 class Block:
@@ -58,12 +64,13 @@ class Block:
     The facts are those of the moment at which it is entered, whenever it was made.
     """
 
-    def __init__(self, facts: Callable[[], Running]) -> None:
-        self._facts = facts
+    def __init__(self, inside: Callable[[Context], Context]) -> None:
+        """Make a block in which the context is what *inside* makes of the one around it."""
+        self._inside = inside
         self._tokens: list[Token[Context]] = []
 
     def __enter__(self) -> Self:
-        self._tokens.append(otel.attach(entered(self._facts(), otel.get_current())))
+        self._tokens.append(otel.attach(self._inside(otel.get_current())))
         return self
 
     def __exit__(
@@ -95,14 +102,20 @@ def running(context: Context | None = None) -> Running:
         return stored
     carried = baggage.get_all(context)
     if _OURS.isdisjoint(carried):
-        return Running()
+        return _NOTHING
     now = Instant(time.monotonic(), time.time())
-    return inherited(from_baggage(carried, now=now.wall, max_deadline=LONGEST_DEADLINE), now)
+    return inherited(decode_end_to_end({}, carried, now=now.wall).waybill, now)
 
 
 def inherited(waybill: Waybill, received: Instant) -> Running:
-    """Return *waybill* as what runs after it was *received* with a message: its deadline refuses nothing."""
-    due = None if waybill.deadline is None else received.monotonic + waybill.deadline - received.wall
+    """Return *waybill* as what runs after it was *received* from elsewhere.
+
+    Its deadline refuses nothing, and passes here a little later, because clocks differ; what is sent on
+    carries the one that came.
+    """
+    due = None
+    if waybill.deadline is not None:
+        due = received.monotonic + waybill.deadline - received.wall + SKEW_TOLERANCE
     return Running(waybill=waybill, due=due)
 
 
@@ -113,6 +126,8 @@ def entered(state: Running, context: Context) -> Context:
 
 def cleared(context: Context) -> Context:
     """Return *context* with no waybill in it, so that a message starts with what it brought itself."""
+    if not context:
+        return context
     carried = baggage.get_all(context)
     if not _OURS.isdisjoint(carried):
         for name in _OURS:
@@ -120,7 +135,13 @@ def cleared(context: Context) -> Context:
     return context if otel.get_value(_KEY, context) is None else otel.set_value(_KEY, None, context)
 
 
-def request(*, id: str | None = None, deadline: float | None = None, retry_limit: int | None = None) -> Block:  # noqa: A002 - the word users know
+def request(
+    *,
+    id: str | None = None,  # noqa: A002 - the word users know
+    deadline: float | None = None,
+    retry_limit: int | None = None,
+    expire: bool = False,
+) -> Block:
     """Open a block whose publishes, and whatever is done on their behalf, share these facts.
 
     Once the deadline has passed, publishing inside the block raises `DeadlineExceeded` in a program that is
@@ -130,12 +151,21 @@ def request(*, id: str | None = None, deadline: float | None = None, retry_limit
         id: names the request in every message and trace; printable ASCII, 1 to 128 characters.
         deadline: seconds from when the block is entered, above 0 and at most 86400.
         retry_limit: retries that the request may cost on all hops together, 0 or more.
+        expire: whether messages published in the block, in a program that is instrumented, also get the
+            property ``expiration`` from the deadline, be it stated here, around or inherited. The broker then
+            drops them where nobody waits for them any more, so ask for it only where their queue has a
+            dead-letter exchange, or where they may be lost
+            (https://www.rabbitmq.com/docs/ttl#per-message-ttl-in-publishers).
 
     Raises:
         InvalidRequest: an argument is out of its range.
     """
     _check_request(id, deadline, retry_limit)
-    return Block(lambda: _tightened(running(), id, deadline, retry_limit))
+
+    def inside(around: Context) -> Context:
+        return entered(_tightened(running(around), id, deadline, retry_limit, expire=expire), around)
+
+    return Block(inside)
 
 
 def deadline(seconds: float) -> Block:
@@ -145,7 +175,7 @@ def deadline(seconds: float) -> Block:
 
 def detached() -> Block:
     """Open a block for facts that outlive the request: no deadline, retries or limit; trace and id stay."""
-    return Block(lambda: Running(waybill=running().waybill.detached()))
+    return Block(lambda around: entered(Running(waybill=running(around).waybill.detached()), around))
 
 
 def current() -> Waybill:
@@ -168,19 +198,27 @@ def check() -> None:
     _check(running())
 
 
-def check_publish(context: Context | None = None) -> None:
-    """Return unless a block of this process set a deadline that has passed.
+def check_publish(context: Context | None = None) -> Running:
+    """Return what runs, unless a block or a policy of this process refuses to publish now.
 
     Raises:
-        DeadlineExceeded: it has, and nothing was published.
+        DeadlineExceeded: the deadline has passed, and nothing was published.
     """
     state = running(context)
     if state.enforced:
         _check(state)
+    return state
+
+
+def expiration_in(state: Running, own: str | None) -> str | None:
+    """Return the ``expiration`` of a message published in *state* that has its *own* or None; in ms."""
+    if state.waybill.deadline is None:
+        return own
+    return expiration(state.waybill.deadline - time.time(), own)
 
 
 def _tightened(
-    outer: Running, identity: str | None, seconds: float | None, retry_limit: int | None
+    outer: Running, identity: str | None, seconds: float | None, retry_limit: int | None, *, expire: bool
 ) -> Running:
     waybill, due, enforced = outer.waybill, outer.due, outer.enforced
     if identity is not None:
@@ -193,7 +231,7 @@ def _tightened(
         mine = time.monotonic() + seconds
         due = mine if due is None else min(due, mine)
         enforced = True
-    return Running(waybill=waybill, due=due, enforced=enforced)
+    return Running(waybill=waybill, due=due, enforced=enforced, expires=outer.expires or expire)
 
 
 def _check(state: Running) -> None:
@@ -215,10 +253,11 @@ def _check_request(identity: str | None, seconds: float | None, retry_limit: int
 
 def _with_baggage(waybill: Waybill, context: Context) -> Context:
     """Return *context* with our members in its baggage, first: when it is full the last ones are dropped."""
-    ours = {BAGGAGE_KEYS[name]: value for name, value in end_to_end_headers(waybill, time.time()).items()}
+    facts = end_to_end_headers(waybill, time.time())
     carried = baggage.get_all(context)
-    if not ours and _OURS.isdisjoint(carried):
+    if not facts and _OURS.isdisjoint(carried):
         return context
+    ours = {BAGGAGE_KEYS[name]: value for name, value in facts.items()}
     members = ours | {name: value for name, value in carried.items() if name not in _OURS}
     context = baggage.clear(context)
     for name, value in members.items():

@@ -3,6 +3,9 @@
 The arguments of each constructor are also ``args``, so that ``pickle`` and ``copy`` rebuild the same error.
 """
 
+import re
+from typing import Final
+
 
 class WaybillError(Exception):
     """Base of every error that this package raises on its own account."""
@@ -10,6 +13,26 @@ class WaybillError(Exception):
 
 class InvalidPolicy(WaybillError, ValueError):  # noqa: N818 - reads as what it says: the policy is invalid
     """A policy, or one of its parts, breaks a rule, or cannot stand where it was put."""
+
+
+class InvalidPolicyFile(InvalidPolicy):
+    """A file of policies cannot be read, or says something that no policy may say; nothing is consumed.
+
+    Attributes:
+        file: its path.
+        key: where in it, as in ``policies.orders.retry.attempts``; empty for the file as a whole.
+        problem: the rule, and what was seen.
+    """
+
+    def __init__(self, file: str, key: str, problem: str) -> None:
+        super().__init__(file, key, problem)
+        self.file = file
+        self.key = key
+        self.problem = problem
+
+    def __str__(self) -> str:
+        where = f"{self.file}: {self.key}" if self.key else self.file
+        return f"{where}: {self.problem}; correct the file and start again"
 
 
 class DeadlineExceeded(WaybillError, TimeoutError):  # noqa: N818 - the established name, as in gRPC
@@ -66,10 +89,43 @@ class RetryAfter(WaybillError):  # noqa: N818 - says what is asked for, as the H
 
 
 class TopologyMismatch(InvalidPolicy):
-    """The broker already has an exchange or queue of that name with other arguments.
+    """The broker already has an exchange or queue of that name, which is not what a policy needs.
 
     Attributes:
         entity: the exchange or queue, as in ``queue 'orders.parked'``.
+        reply: what the broker answered.
+        argument: what differs, as in ``x-overflow``; None if the reply does not tell, because the broker cuts
+            it after 255 octets.
+        wanted: what the policy needs it to be; likewise.
+        found: what it is, ``none`` where it is not set; likewise.
+    """
+
+    def __init__(self, entity: str, reply: str) -> None:
+        super().__init__(entity, reply)
+        self.entity = entity
+        self.reply = reply
+        difference = _DIFFERENCE.search(reply)
+        self.argument = _part(difference, 1)
+        self.wanted = _part(difference, 2)
+        self.found = _part(difference, 3)
+
+    def __str__(self) -> str:
+        difference = (
+            f"the broker answered {self.reply!r}"
+            if self.argument is None
+            else f"its {self.argument} is {self.found} and would have to be {self.wanted}"
+        )
+        return (
+            f"cannot declare {self.entity} for this policy: {difference}; delete the existing one once it "
+            "is empty, or take it as it is with Policy(topology='passive')"
+        )
+
+
+class TopologyMissing(InvalidPolicy):
+    """The broker lacks an exchange or queue that a policy needs and does not declare.
+
+    Attributes:
+        entity: the exchange or queue, as in ``queue 'orders.dlq'``.
         reply: what the broker answered.
     """
 
@@ -80,9 +136,43 @@ class TopologyMismatch(InvalidPolicy):
 
     def __str__(self) -> str:
         return (
-            f"cannot declare {self.entity} for this policy: the broker answered {self.reply!r}; "
-            "delete the existing one, or let the policy use another name"
+            f"this policy needs {self.entity} and does not declare it: the broker answered {self.reply!r}; "
+            "declare it before consuming starts (docs/topology.md has the arguments)"
         )
+
+
+class TopologyRefused(InvalidPolicy):
+    """The broker does not allow this user to declare, or to check, what a policy needs.
+
+    Attributes:
+        entity: what was asked for, as in ``exchange 'waybill.parking.v1'``.
+        reply: what the broker answered.
+        needs: the permissions that it takes, as in ``configure on exchange 'waybill.parking.v1'``.
+    """
+
+    def __init__(self, entity: str, reply: str, needs: tuple[str, ...]) -> None:
+        super().__init__(entity, reply, needs)
+        self.entity = entity
+        self.reply = reply
+        self.needs = needs
+
+    def __str__(self) -> str:
+        return (
+            f"not allowed to declare or check {self.entity} for this policy: the broker answered "
+            f"{self.reply!r}; grant this user {', '.join(self.needs)}, or have it declared by another and "
+            "use Policy(topology='passive'), or 'none' where checking is refused too"
+        )
+
+
+_DIFFERENCE: Final = re.compile(
+    r"inequivalent arg '(.+?)' for .+: received (.+) but current is (.+)", re.DOTALL
+)
+_VALUE: Final = re.compile(r"^(?:the value )?'(.*?)'(?: of type '\w+')?$", re.DOTALL)
+
+
+def _part(difference: re.Match[str] | None, number: int) -> str | None:
+    """Return one of the three facts of *difference*, a value of arguments without what it is wrapped in."""
+    return None if difference is None else _VALUE.sub(r"\1", difference[number])
 
 
 class Unconfirmed(WaybillError):  # noqa: N818 - what is known is that nothing is confirmed, not that it failed

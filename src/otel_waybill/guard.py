@@ -8,6 +8,7 @@ from typing import ClassVar
 
 _log = logging.getLogger("otel_waybill")
 _reported: set[tuple[str, str, str, int]] = set()
+_warned: set[str] = set()
 
 
 class harmless:  # noqa: N801 - reads as a promise at the place of use, like contextlib.suppress
@@ -40,6 +41,13 @@ class harmless:  # noqa: N801 - reads as a promise at the place of use, like con
         with contextlib.suppress(Exception):
             _report(self._what, kind, trace)
         return True
+
+
+def warn_once(message: str, *facts: object) -> None:
+    """Log the warning *message* with its *facts*, once in a process whatever the facts."""
+    if message not in _warned:
+        _warned.add(message)
+        _log.warning(message, *facts)
 
 
 def reraise(*, on: bool) -> None:

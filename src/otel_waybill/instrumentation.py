@@ -11,8 +11,10 @@ from opentelemetry.trace import TracerProvider
 from otel_waybill.clients.aio_pika.instrumentor import AioPikaInstrumentor
 from otel_waybill.clients.pika.instrumentor import PikaInstrumentor
 from otel_waybill.clients.shared.policies import Policies
-from otel_waybill.config import Settings
+from otel_waybill.config.settings import Settings, policy_file
 from otel_waybill.policy import Policy
+from otel_waybill.resilience.guarded import Terms
+from otel_waybill.resilience.named import terms_in
 from otel_waybill.telemetry.hooks import Hooks
 
 _log = logging.getLogger("otel_waybill")
@@ -36,15 +38,17 @@ def instrument(
         tracer_provider: where spans go; the global provider by default.
         meter_provider: where metrics go; likewise.
         policies: policies by queue name or glob (``*``, ``?``, ``[...]``); an exact name beats a glob, and
-            among globs the first counts. They apply to consumers that start from now on.
+            among globs the first counts. They apply to consumers that start from now on. None: those of the
+            file that ``OTEL_WAYBILL_POLICIES`` names, if it does.
         settings: what is chosen about telemetry; from the environment by default.
         hooks: what the program wants to be asked or told.
 
     Raises:
         InvalidPolicy: an environment variable of ours has a value that it does not take.
+        InvalidPolicyFile: the file of policies cannot be read, or says something that no policy may say.
     """
     chosen = settings or Settings.from_env(os.environ)
-    terms = {name: policy.terms for name, policy in (policies or {}).items()}
+    terms = _terms(policies)
     for instrumentor in _installed():
         if instrumentor.is_instrumented_by_opentelemetry:
             if policies is not None:
@@ -62,6 +66,13 @@ def instrument(
             )
         except ImportError:
             _log.exception("otel-waybill cannot instrument this client, and leaves it alone")
+
+
+def _terms(policies: Mapping[str, Policy] | None) -> Mapping[str, Terms] | None:
+    if policies is not None:
+        return {name: policy.terms for name, policy in policies.items()}
+    path = policy_file(os.environ)
+    return None if path is None else terms_in(path)
 
 
 def uninstrument() -> None:

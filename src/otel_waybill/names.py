@@ -69,6 +69,7 @@ DELAY_PREFIX: Final = "waybill.delay.v1."
 RETURN_EXCHANGE: Final = "waybill.return.v1"
 UNROUTED: Final = "waybill.unrouted.v1"
 PARKING_EXCHANGE: Final = "waybill.parking.v1"
+PARKING_ANONYMOUS: Final = "waybill.anonymous."
 PARKED_SUFFIX: Final = ".parked"
 
 # Semantic conventions.
@@ -115,8 +116,10 @@ METRIC_HELD: Final = "waybill.deliveries.held"
 METRIC_RUNNING: Final = "waybill.deliveries.running"
 METRIC_CONFIRM_DURATION: Final = "waybill.confirm.duration"
 METRIC_UNCONFIRMED: Final = "waybill.copies.unconfirmed"
+METRIC_BREAKER_CALLS: Final = "waybill.breaker.calls"
 METRIC_BREAKER_STATE: Final = "waybill.breaker.state"
 METRIC_HEADERS_INVALID: Final = "waybill.headers.invalid"
+METRIC_CLOCK_SKEW: Final = "waybill.clock_skew"
 
 # Our own attributes and span events.
 ATTEMPT: Final = "waybill.attempt"
@@ -132,10 +135,13 @@ FALLBACK: Final = "waybill.fallback"
 LIMIT: Final = "waybill.limit"
 BREAKER_NAME: Final = "waybill.breaker.name"
 BREAKER_STATE: Final = "waybill.breaker.state"
+BREAKER_OUTCOME: Final = "waybill.breaker.outcome"
 BREAKER_PREVIOUS_STATE: Final = "waybill.breaker.previous_state"
+BREAKER_TRIGGER: Final = "waybill.breaker.trigger"
 EVENT_BREAKER: Final = "waybill.breaker"
 
 # Environment.
+ENV_POLICIES: Final = "OTEL_WAYBILL_POLICIES"
 ENV_SETTLE_SPANS: Final = "OTEL_WAYBILL_SETTLE_SPANS"
 ENV_METRICS: Final = "OTEL_WAYBILL_METRICS"
 ENV_PARENT: Final = "OTEL_WAYBILL_PARENT"

@@ -3,12 +3,13 @@
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, overload
 
+from otel_waybill.core.belief import LONGEST_DEADLINE, SKEW_TOLERANCE, Inheritance, Trusted, trusting
 from otel_waybill.core.delivery import Outcome
 from otel_waybill.core.limits import ConcurrencyLimit, RateLimit
 from otel_waybill.core.retry import Retry
 from otel_waybill.core.rules import require
-from otel_waybill.core.spec import OnExpired, PolicySpec, Settle
-from otel_waybill.core.waybill import LONGEST_DEADLINE
+from otel_waybill.core.spec import Describe, OnExpired, PolicySpec, Settle, TopologyMode
+from otel_waybill.guard import harmless
 from otel_waybill.resilience.breaker import CircuitBreaker
 from otel_waybill.resilience.guarded import Guarded, Handler, Terms, settling
 
@@ -19,13 +20,14 @@ if TYPE_CHECKING:
 
 _PIKA_ARGUMENTS = 4
 
+_describing = harmless("describing an exception for parking")
+
 
 class Policy:
     """How a consumer treats its messages.
 
-    Every message that is delivered under a policy is handled, retried or parked in ``<queue>.parked``; none
-    is lost. Expired messages are parked before the handler starts. A policy may serve many consumers, on
-    either client.
+    Every message that is delivered under a policy is handled, retried or parked; none is lost. Expired
+    messages are parked before the handler starts. A policy may serve many consumers, on either client.
 
     Args:
         retry: how often a failed message runs again; None parks it on its first failure.
@@ -35,6 +37,8 @@ class Policy:
         concurrency: how many handlers may run at the same time, a number or a `ConcurrencyLimit`; the
             other deliveries are held, in order. None is no limit but the prefetch. A handler that runs in
             pika's own thread is alone there in any case.
+        single_active: whether the queue is declared with ``x-single-active-consumer``. An open breaker then
+            has the consumer leave the queue for as long, so that another one takes over, instead of holding.
         fallback: a substitute, called like the handler and without a deadline, for a message that would be
             parked otherwise; the message counts as handled when it returns and is parked when it raises.
             It is not called for a message that has killed its consumers.
@@ -52,6 +56,25 @@ class Policy:
             before the message is given back.
         skew_tolerance: seconds that a deadline may be overrun before it counts, 0 or more.
         max_deadline: seconds; a deadline further away is shortened to it, above 0.
+        trust: whose deadline, timeout, request id, retries and retry limit are believed: "all"; "none"; or a
+            collection of user ids, for messages whose ``user_id`` property, which the broker validates, is
+            one of them (https://www.rabbitmq.com/docs/validated-user-id). What is not believed is as good as
+            absent. The trace, and the baggage of others, arrive in every case.
+        deadline: "inherit" the deadline that a message brings, or "ignore" it: it is neither enforced nor
+            seen by the handler, nor does it pass to what the handler publishes.
+        refuse_publish: whether publishing in the handler raises `DeadlineExceeded` once the deadline has
+            passed, in a program that is instrumented. By default what is half done can be finished.
+        topology: what is done at the broker when consuming starts. "declare": exchanges, queues and bindings
+            of ours are declared. "passive": nothing is declared, and what does not exist is an error; whether
+            it has the right arguments and bindings cannot be seen. "none": nothing is asked. What to declare
+            by other means then, and the permissions for each, are in ``docs/topology.md``.
+        parking: a queue of yours for what cannot be handled, instead of ``<queue>.parked``, of 1 to 237
+            bytes. It must exist; with "declare" it is bound to ``waybill.parking.v1``. With it a policy may
+            also stand on server-named and exclusive queues.
+        describe: called with the exception that parks a message; returns what of it to store in the header
+            ``waybill-exception-message``, of which 512 characters are kept, or None for nothing. By default
+            its text, ``str(error)``; give your own where that can hold secrets. If it raises, that is
+            logged once and nothing is stored.
 
     Raises:
         InvalidPolicy: a value is out of its range.
@@ -64,14 +87,21 @@ class Policy:
         breaker: CircuitBreaker | None = None,
         rate: RateLimit | None = None,
         concurrency: int | ConcurrencyLimit | None = None,
+        single_active: bool = False,
         fallback: Handler | None = None,
         settle: Settle | None = None,
         on_expired: OnExpired = "park",
         prefetch: int | None = None,
         confirm_timeout: float = 5.0,
         hold_max: float = 300.0,
-        skew_tolerance: float = 1.0,
+        skew_tolerance: float = SKEW_TOLERANCE,
         max_deadline: float = LONGEST_DEADLINE,
+        trust: Trusted = "all",
+        deadline: Inheritance = "inherit",
+        refuse_publish: bool = False,
+        topology: TopologyMode = "declare",
+        parking: str | None = None,
+        describe: Describe = str,
     ) -> None:
         require(
             rule="a callable fallback, or None", holds=fallback is None or callable(fallback), seen=fallback
@@ -81,6 +111,7 @@ class Policy:
             breaker=None if breaker is None else breaker.name,
             rate=rate,
             concurrency=ConcurrencyLimit(concurrency) if isinstance(concurrency, int) else concurrency,
+            single_active=single_active,
             fallback=fallback is not None,
             settle=settle,
             on_expired=on_expired,
@@ -89,6 +120,12 @@ class Policy:
             hold_max=hold_max,
             skew_tolerance=skew_tolerance,
             max_deadline=max_deadline,
+            trust=trusting(trust),
+            deadline=deadline,
+            refuse_publish=refuse_publish,
+            topology=topology,
+            parking=parking,
+            describe=_harmless(describe),
         )
         self.terms = Terms.of(spec, breaker=breaker, fallback=fallback)
 
@@ -170,6 +207,19 @@ class Policy:
 
     def _own(self) -> Terms:
         return settling(self.terms, "return")
+
+
+def _harmless(describe: Describe) -> Describe:
+    if describe is str:  # which raises only what the exception's own text does
+        return describe
+    require(rule="a callable to describe exceptions", holds=callable(describe), seen=describe)
+
+    def described(error: BaseException) -> str | None:
+        with _describing:
+            return describe(error)
+        return None
+
+    return described
 
 
 def _deliver(guarded: Guarded, *delivery: Any) -> object:  # noqa: ANN401 - the arguments of whichever client calls

@@ -2,20 +2,20 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, cast
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 import pika
 from opentelemetry.instrumentation.utils import suppress_instrumentation
-from pamqp.commands import Basic
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import ChannelClosedByBroker, ConnectionClosedByBroker
-from pika.spec import BasicProperties
 
-from conformance.clients.pika_blocking import neutral, pika_properties
+from conformance.clients.pika_blocking import neutral
 from conformance.protocol import PATIENCE, Client, Properties, idle, until
-from otel_waybill import names
+from conformance.wire import Anything
+from otel_waybill import Policy, names
+from otel_waybill.clients.shared.topology import request
+from otel_waybill.core.topology import plan
 
 PARKED = ".parked"
 TRACE_HEADERS = frozenset({"traceparent", "tracestate", "baggage"})
@@ -51,6 +51,11 @@ class Broker:
         """Declare a durable quorum queue, or another kind."""
         self._channel.queue_declare(queue, durable=True, arguments={"x-queue-type": "quorum", **arguments})
 
+    def private_queue(self) -> str:
+        """Declare a queue that nobody else may use, and return its name."""
+        name: str = self._channel.queue_declare("", exclusive=True).method.queue
+        return name
+
     def bind(self, queue: str, exchange: str, routing_key: str) -> None:
         """Bind *queue* to a topic exchange, which vanishes with its last binding."""
         self._channel.exchange_declare(exchange, "topic", auto_delete=True)
@@ -62,6 +67,15 @@ class Broker:
         self._channel.exchange_declare(names.RETURN_EXCHANGE, "direct", durable=True, arguments=unrouted)
         self._channel.queue_bind(queue, names.RETURN_EXCHANGE, queue)
 
+    def prepare(self, queue: str, policy: Policy) -> None:
+        """Declare what *policy* needs on *queue*, as an administrator does."""
+        for step in plan(queue, replace(policy.terms.spec, topology="declare")).steps:
+            request(self._channel, step)
+
+    def exists(self, queue: str) -> bool:
+        """Return whether there is such a queue."""
+        return self._count(queue) is not None
+
     def delete(self, queue: str) -> None:
         """Delete *queue* and where its messages are parked."""
         for name in (queue, queue + PARKED):
@@ -72,7 +86,7 @@ class Broker:
     ) -> None:
         """Publish what some program in some language might have published."""
         with suppress_instrumentation():
-            self._channel.basic_publish(exchange, routing_key, body, _Anything(properties or Properties()))
+            self._channel.basic_publish(exchange, routing_key, body, Anything(properties or Properties()))
 
     def left(self, *queues: str) -> list[int]:
         """Return the number of messages in each of *queues*, once they stand still; 0 when there is none.
@@ -103,12 +117,23 @@ class Broker:
                 return taken
             taken.append(Taken(body, method.exchange, method.routing_key, neutral(properties)))
 
+    def take_back(self, queue: str, count: int) -> list[Taken]:
+        """Take the *count* messages that return to *queue* a moment after their consumer is gone."""
+        limit = time.monotonic() + PATIENCE
+        taken: list[Taken] = []
+        while len(taken) < count:
+            assert time.monotonic() < limit, f"{len(taken)} of {count} messages came back"
+            taken += self.take(queue)
+        return taken
+
     def wear(self, queue: str, times: int) -> None:
         """Take the one message of *queue* and put it back, as consumers do that crash."""
+        limit = time.monotonic() + PATIENCE
         for _ in range(times):
             method = None
             with suppress_instrumentation():
                 while method is None:
+                    assert time.monotonic() < limit, "it is not there any more"
                     method, _, _ = self._channel.basic_get(queue)
                 self._channel.basic_reject(method.delivery_tag, requeue=True)
 
@@ -142,58 +167,15 @@ class Broker:
         return connection, connection.channel()
 
     def _ready(self, queue: str) -> int:
+        return self._count(queue) or 0
+
+    def _count(self, queue: str) -> int | None:
         try:
             count: int = self._channel.queue_declare(queue, passive=True).method.message_count
         except ChannelClosedByBroker:
             self._channel = self._connection.channel()
-            return 0
+            return None
         return count
-
-
-class _Anything(BasicProperties):
-    """Properties with headers of every type of AMQP, of which pika cannot write all.
-
-    Bytes are sent as text that is not UTF-8, bytearrays as the byte array that they are.
-    """
-
-    def __init__(self, properties: Properties) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # pika leaves it without annotations
-        own = pika_properties(properties)
-        self._raw = Basic.Properties(
-            content_type=own.content_type,
-            content_encoding=own.content_encoding,
-            headers=cast("Any", _text(own.headers)),
-            priority=own.priority,
-            correlation_id=own.correlation_id,
-            reply_to=own.reply_to,
-            expiration=own.expiration,
-            message_id=own.message_id,
-            message_type=own.type,
-            user_id=own.user_id,
-            app_id=own.app_id,
-        )
-
-    def encode(self) -> list[bytes]:
-        """Return them as they go over the wire."""
-        return [self._raw.marshal()]
-
-
-class _Raw(str):
-    """Text that encodes to whatever bytes it was made of."""
-
-    __slots__ = ()
-
-    def encode(self, *_: object, **__: object) -> bytes:
-        """Return the bytes, whatever the encoding."""
-        return super().encode("utf-8", "surrogateescape")
-
-
-def _text(value: object) -> object:
-    if isinstance(value, bytes):
-        return _Raw(value.decode("utf-8", "surrogateescape"))
-    if isinstance(value, dict):
-        return {name: _text(each) for name, each in value.items()}
-    return [_text(each) for each in value] if isinstance(value, list) else value
 
 
 def foreign(headers: Mapping[str, object]) -> dict[str, object]:

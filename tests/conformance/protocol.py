@@ -120,6 +120,8 @@ class Client(Protocol):
     """The methods of the client that we replace, as their owner and name."""
     unroutable: ClassVar[type[Exception]]
     """What publishing raises when nobody can route the message."""
+    locked: ClassVar[type[Exception]]
+    """What meeting the private queue of another connection raises."""
     interruption: ClassVar[type[BaseException]]
     """What stops a handler from outside."""
     raised: list[BaseException]

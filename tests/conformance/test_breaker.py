@@ -190,8 +190,73 @@ def test_consumer_that_goes_away_leaves_what_it_holds(
     client.close()
 
     assert [] == calls
-    assert [3] == broker.left(queue)
-    assert 3 == len(broker.take(queue))
+    assert 3 == len(broker.take_back(queue, 3))
+
+
+def test_hand_pauses_the_consumer_and_lets_it_go_on(
+    client: Client, queue: str, way: Way, gateway: CircuitBreaker
+) -> None:
+    """For maintenance of the dependency deliveries wait; listeners hear of it, and nothing is spent."""
+    heard: list[tuple[str, str]] = []
+    runs: list[int] = []
+
+    async def charge(_: Received) -> None:
+        runs.append(waybill.current().attempt)
+
+    gateway.listen(lambda changed: heard.append((changed.before, changed.after)))
+    gateway.force_open()
+    way.consume(queue, charge, Policy(settle="return", breaker=gateway))
+    publish(client, queue)
+    idle(client)
+    assert [] == runs
+
+    gateway.reset()
+    until(client, lambda: runs)
+    idle(client)
+
+    assert [1] == runs
+    assert [("closed", "forced-open"), ("forced-open", "closed")] == heard
+
+
+def test_slow_runs_open_the_breaker_of_the_policy(client: Client, queue: str, way: Way) -> None:
+    """A dependency that answers too late pauses its consumers before anything fails."""
+    gateway = CircuitBreaker(f"gateway-{next(_numbers)}", minimum_calls=2, slow_after=0.05, open_for=60)
+    heard: list[str] = []
+    handled: list[bytes] = []
+
+    async def charge(message: Received) -> None:
+        time.sleep(0.1)  # noqa: ASYNC251 - the handler is slow, in whatever colour its client has
+        handled.append(message.body)
+
+    gateway.listen(lambda changed: heard.append(changed.after))
+    way.consume(queue, charge, Policy(settle="return", breaker=gateway))
+    for body in (b"1", b"2"):
+        publish(client, queue, body)
+    until(client, lambda: heard)
+    idle(client)
+
+    assert ["open"] == heard
+    assert [b"1", b"2"] == sorted(handled)
+
+
+def test_answers_and_ignored_errors_do_not_pause_the_consumer(
+    client: Client, queue: str, way: Way, broker: Broker
+) -> None:
+    """A message that is refused for a reason of its own is parked, and the dependency is not blamed."""
+    gateway = CircuitBreaker(
+        f"gateway-{next(_numbers)}", minimum_calls=2, failures=(Down, KeyError), ignored=(KeyError,)
+    )
+
+    async def charge(message: Received) -> None:
+        raise KeyError if message.body == b"unknown" else ValueError
+
+    way.consume(queue, charge, Policy(settle="return", breaker=gateway))
+    for body in (b"unknown", b"invalid", b"unknown", b"invalid"):
+        publish(client, queue, body)
+    until(client, lambda: broker.left(queue + PARKED) == [4])
+
+    assert "closed" == gateway.state
+    assert 4 == len(broker.take(queue + PARKED))
 
 
 def test_dependency_that_stays_down_puts_deliveries_off(
@@ -251,6 +316,31 @@ def test_refused_call_in_a_handler_is_retried_when_it_is_worth_it(
     (retry_after,) = refusals
     assert 0.5 < retry_after <= 0.6
     assert retry_after - 0.02 <= times[1] - times[0]
+
+
+def test_refused_call_of_a_breaker_that_defers_costs_no_attempt(client: Client, queue: str, way: Way) -> None:
+    """An outage that outlasts all attempts parks nothing: the message comes back until the call is let in."""
+    gateway = CircuitBreaker(
+        f"gateway-{next(_numbers)}", minimum_calls=1, open_for=0.3, open_jitter=0, probes=1, defer=True
+    )
+    attempts: list[int] = []
+    charged: list[int] = []
+
+    async def charge(_: Received) -> None:
+        attempts.append(waybill.current().attempt)
+        if len(attempts) == 1:
+            _open(gateway)
+        with gateway:
+            charged.append(len(attempts))
+
+    retry = Retry(attempts=1, backoff=Backoff(first=0.25, ceiling=0.5, jitter="none"))
+    way.consume(queue, charge, Policy(settle="return", retry=retry))
+    publish(client, queue)
+    until(client, lambda: charged)
+    idle(client)
+
+    assert ([1, 1], [2]) == (attempts, charged)
+    assert "closed" == gateway.state
 
 
 def _open(gateway: CircuitBreaker) -> float:

@@ -11,7 +11,7 @@ from opentelemetry import context as otel
 import otel_waybill as waybill
 from conformance.broker import Broker, wait_for
 from conformance.protocol import Client, Native, Properties, Received, idle, publish, raised, until
-from conformance.telemetry import Telemetry, facts
+from conformance.telemetry import Telemetry, facts, identity, links
 from conformance.ways import Way
 from otel_waybill import Policy
 
@@ -99,6 +99,25 @@ def test_forwarded_properties_forward_no_facts_of_one_hop(
 
     (taken,) = wait_for(client, broker, target)
     assert {"tenant", "traceparent"} == taken.headers.keys()
+
+
+def test_forwarded_message_is_linked_to_what_made_it(
+    client: Client, traced: Telemetry, queues: Callable[[], str], broker: Broker
+) -> None:
+    """A publish with the headers of another message shows where that came from."""
+    source, target = queues(), queues()
+
+    async def forward(message: Received) -> None:
+        await message.forward(target)
+        await message.ack()
+
+    client.consume(source, client.native(forward))
+    publish(client, source)
+    wait_for(client, broker, target)
+    until(client, lambda: traced.spans("process"))
+
+    first, second = traced.spans("publish")
+    assert ([], [identity(first).span_id]) == (links(first), links(second))
 
 
 def test_channels_that_were_opened_before_are_traced(
@@ -190,7 +209,7 @@ def test_interruption_passes_and_is_seen(
     assert {client.interruption} >= {type(error) for error in raised(client)}
     assert facts(traced.only("process"))["error.type"] in {"asyncio.CancelledError", "SystemExit"}
     client.close()
-    assert 1 == len(calls) == len(broker.take(queue)), "it was not acknowledged"
+    assert 1 == len(calls) == len(broker.take_back(queue, 1)), "it was not acknowledged"
 
 
 def test_interruption_under_a_policy_costs_no_attempt(client: Client, queue: str, any_way: Way) -> None:

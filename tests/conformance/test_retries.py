@@ -9,7 +9,7 @@ import pytest
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
 import otel_waybill as waybill
-from conformance.broker import Broker, foreign, wait_for, wait_for_parked
+from conformance.broker import PARKED, Broker, foreign, wait_for, wait_for_parked
 from conformance.protocol import Client, Properties, Received, idle, publish, until
 from conformance.telemetry import Telemetry, facts, identity, links, parent
 from conformance.ways import Way
@@ -316,6 +316,22 @@ def test_message_that_kills_its_consumers_is_parked(
 
     assert [] == calls
     assert (b"bomb", "crash-loop") == (taken.body, taken.headers[names.HEADER_REASON])
+
+
+def test_parked_message_survives_whoever_looks_at_it(
+    client: Client, queue: str, way: Way, broker: Broker
+) -> None:
+    """RabbitMQ 4 drops what was handed out 20 times in vain, unless its queue says otherwise."""
+
+    async def fail(_: Received) -> None:
+        raise Refused
+
+    way.consume(queue, fail, Policy(settle="return", retry=None))
+    publish(client, queue, b"order")
+    until(client, lambda: [1] == broker.left(queue + PARKED))
+    broker.wear(queue + PARKED, 30)
+
+    assert [b"order"] == [taken.body for taken in broker.take(queue + PARKED)]
 
 
 def test_strangers_cannot_spend_attempts(client: Client, queue: str, any_way: Way, broker: Broker) -> None:

@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 
 import otel_waybill as waybill
-from conformance.broker import PARKED, Broker, wait_for_parked
+from conformance.broker import Broker, wait_for_parked
 from conformance.clients.registry import clients_that
 from conformance.protocol import Client, Received, idle, publish, until
 from conformance.telemetry import Telemetry, facts
 from conformance.ways import BY_NAME, WRAP, Way, consuming
-from otel_waybill import Backoff, InvalidPolicy, Outcome, Policy, Result, Retry, TopologyMismatch, names
+from otel_waybill import Backoff, InvalidPolicy, Outcome, Policy, Result, Retry, names
 from otel_waybill.core.spec import Settle
 
 RETRY = Retry(attempts=3, backoff=Backoff(first=0.2, ceiling=0.2, jitter="none"))
@@ -227,8 +227,7 @@ def test_open_delivery_stays_at_the_broker(client: Client, queue: str, way: Way,
     until(client, lambda: seen)
     client.close()
 
-    assert [1] == broker.left(queue)
-    assert [b"order"] == [taken.body for taken in broker.take(queue)]
+    assert [b"order"] == [taken.body for taken in broker.take_back(queue, 1)]
 
 
 @consuming
@@ -274,7 +273,7 @@ def test_policy_bounds_the_prefetch_unless_the_program_does(
     idle(client)
     assert 3 == len(seen)
     client.close()
-    assert 5 == len(broker.take(queue))
+    assert 5 == len(broker.take_back(queue, 5))
 
 
 def test_prefetch_of_the_policy(client: Client, queue: str, way: Way, broker: Broker) -> None:
@@ -291,7 +290,7 @@ def test_prefetch_of_the_policy(client: Client, queue: str, way: Way, broker: Br
     idle(client)
     assert 2 == len(seen)
     client.close()
-    assert 5 == len(broker.take(queue))
+    assert 5 == len(broker.take_back(queue, 5))
 
 
 @pytest.mark.usefixtures("traced")
@@ -346,28 +345,6 @@ def test_policy_needs_a_bounded_prefetch(client: Client, telemetry: Telemetry, q
     client.prefetch(0)
     with pytest.raises(InvalidPolicy, match="prefetch"):
         client.consume(queue, Policy().wrap(callback) if way.name == WRAP.name else callback)
-
-
-def test_existing_parking_of_another_kind_is_a_clear_error(
-    client: Client, telemetry: Telemetry, queue: str, way: Way, broker: Broker
-) -> None:
-    """A parking queue with other arguments stops the consumer before it starts, and nothing else."""
-    seen = []
-
-    async def handle(message: Received) -> None:
-        seen.append(message.body)
-        await message.ack()
-
-    broker.declare(queue + PARKED, **{"x-queue-type": "classic"})
-    with pytest.raises(TopologyMismatch) as caught:
-        way.consume(queue, handle, Policy())
-    assert f"queue '{queue}{PARKED}'" == caught.value.entity
-    assert "inequivalent arg" in caught.value.reply
-
-    client.consume(queue + PARKED, client.native(handle))
-    publish(client, queue + PARKED, b"still works")
-    until(client, lambda: telemetry.spans("ack"))
-    assert [b"still works"] == seen
 
 
 def test_globs_apply_where_a_policy_can_stand(

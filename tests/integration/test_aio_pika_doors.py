@@ -1,16 +1,35 @@
 """Every way in which aio-pika hands out a message that the program fetches itself."""
 
 import asyncio
+from typing import TYPE_CHECKING, cast
 
 import aio_pika
 import pytest
 from aio_pika.exceptions import QueueEmpty
+from opentelemetry import trace
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 from opentelemetry.trace import SpanKind, StatusCode
+from pamqp.commands import Basic
 
 import otel_waybill as waybill
 from conformance.telemetry import here, identity, links, parent
 from integration.aio_pika_recording import Doors, Tell
+
+if TYPE_CHECKING:
+    from aio_pika.abc import AbstractMessage, HeadersType
+
+
+class Plain:
+    """A message of a program's own making: what aio-pika asks one for when it is published, without slots."""
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+        self.headers: HeadersType = {}
+
+    @property
+    def properties(self) -> Basic.Properties:
+        """What goes to the broker."""
+        return Basic.Properties(headers=self.headers)
 
 
 def test_get_is_a_receive_span_linked_to_the_publish(tell: Tell) -> None:
@@ -27,6 +46,22 @@ def test_get_is_a_receive_span_linked_to_the_publish(tell: Tell) -> None:
         assert parent(receive) is None
         assert doors.queue.name in ack.name
         assert [] == doors.spans("process")
+
+    tell(story)
+
+
+def test_message_of_a_class_of_its_own_carries_its_trace(tell: Tell) -> None:
+    """Whatever a program publishes, it is a copy that is changed."""
+
+    async def story(doors: Doors) -> None:
+        message = Plain(b"own")
+        await doors.send(cast("AbstractMessage", message))
+        received = await doors.queue.get()
+
+        (publish,) = doors.spans("publish")
+        assert trace.format_span_id(identity(publish).span_id) in str(received.headers["traceparent"])
+        assert {} == message.headers
+        await received.ack()
 
     tell(story)
 

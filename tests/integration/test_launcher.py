@@ -1,17 +1,12 @@
 """`opentelemetry-instrument` on programs that know nothing of us, with contrib's packages beside ours."""
 
-import json
-import os
-import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
 
 from conformance.broker import Broker
+from integration.launching import finish, start
 
 PUBLISHERS = {
     "pika": """
@@ -56,7 +51,6 @@ async def main():
 asyncio.run(main())
 """,
 }
-LAUNCHER = shutil.which("opentelemetry-instrument", path=Path(sys.executable).parent)
 CONTRIB = "pika,aio-pika"
 """The names of contrib's entry points."""
 
@@ -115,40 +109,12 @@ def test_ours_can_be_excluded(amqp_url: str, queue: str, client: str) -> None:
     assert [] == spans
 
 
-def launched(source: str, amqp_url: str, queue: str, **environ: str) -> tuple[list[dict[str, Any]], str]:
+def launched(source: str, amqp_url: str, queue: str, **environ: str) -> tuple[list[Mapping[str, Any]], str]:
     """Run a program under the launcher; return the spans that it exported, and what it said."""
-    assert LAUNCHER is not None, "opentelemetry-instrument is not installed beside this Python"
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
-    telemetry = {
-        "OTEL_TRACES_EXPORTER": "console",
-        "OTEL_METRICS_EXPORTER": "none",
-        "OTEL_LOGS_EXPORTER": "none",
-        "AMQP_URL": amqp_url,
-        "QUEUE": queue,
-    }
-    done = subprocess.run(  # noqa: S603 - our own program
-        [LAUNCHER, sys.executable, "-c", source],
-        env=inherited | telemetry | environ,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert 0 == done.returncode, done.stderr
-    return _objects(done.stdout), done.stderr
+    return finish(start(source, AMQP_URL=amqp_url, QUEUE=queue, **environ))
 
 
-def _objects(output: str) -> list[dict[str, Any]]:
-    """Return the JSON objects that stand in *output* one after the other."""
-    objects, decoder = [], json.JSONDecoder()
-    while output := output.strip():
-        found, end = decoder.raw_decode(output)
-        objects.append(found)
-        output = output[end:]
-    return objects
-
-
-def _check(sent: list[dict[str, Any]], handled: list[dict[str, Any]]) -> None:
+def _check(sent: list[Mapping[str, Any]], handled: list[Mapping[str, Any]]) -> None:
     (publish,) = sent
     process, settle = sorted(handled, key=lambda span: str(span["start_time"]))
     assert ["SpanKind.PRODUCER", "SpanKind.CONSUMER", "SpanKind.CLIENT"] == [

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextvars import copy_context
+from typing import Any
 
 import pika
 import pytest
@@ -72,6 +73,36 @@ def test_a_nacked_message_is_an_error_of_its_publish(
     fits, refused = recorded.of("publish")
     assert StatusCode.UNSET is fits.status.status_code
     assert "NackError" == attributes(refused)["error.type"]
+
+
+class Tenanted(BasicProperties):
+    """Properties of a program's own, which keeps something beside them."""
+
+    __slots__ = ("tenant",)
+
+    def __init__(self, tenant: str) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # pika left it out
+        self.tenant = tenant
+
+    def encode(self) -> Any:  # noqa: ANN401 - pika does not say
+        """Put it where it goes."""
+        self.app_id = self.tenant
+        return super().encode()  # type: ignore[no-untyped-call]  # pika left it out
+
+
+def test_properties_of_a_class_of_its_own_are_copied_whole(
+    recorded: Recorded, channel: BlockingChannel, queue: str
+) -> None:
+    """What goes out is of the same class and knows the same, and what was passed is not changed."""
+    properties = Tenanted("acme")
+    channel.basic_publish("", queue, b"", properties)
+
+    _, received, _ = channel.basic_get(queue, auto_ack=True)
+    assert received is not None
+    assert "acme" == received.app_id
+    assert received.headers is not None
+    assert f"{identity(recorded.one('publish')):016x}" in received.headers["traceparent"]
+    assert properties.headers is properties.app_id is None
 
 
 # --------------------------------------------------------------- P7: basic_get

@@ -36,7 +36,7 @@ from integration.pika_recording import (
     send_bare,
 )
 from otel_waybill.clients.pika.instrumentor import PikaInstrumentor
-from otel_waybill.config import Settings
+from otel_waybill.config.settings import Settings
 from otel_waybill.telemetry.hooks import Message
 
 T = TypeVar("T")

@@ -4,7 +4,7 @@ Never run: mypy reads it, in strict mode. Where a use is wrong, an unused ``type
 so each of them is a test that the wrong use is found.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import assert_type
 
 import aio_pika
@@ -19,6 +19,8 @@ import otel_waybill as waybill
 from otel_waybill import (
     AioPikaInstrumentor,
     Backoff,
+    BreakerChanged,
+    BreakerState,
     CircuitBreaker,
     CircuitOpen,
     DeadlineExceeded,
@@ -34,6 +36,8 @@ from otel_waybill import (
     Retry,
     Settings,
     TopologyMismatch,
+    TopologyMissing,
+    TopologyRefused,
     Unconfirmed,
     Waybill,
     WaybillError,
@@ -51,10 +55,28 @@ orders = Policy(
     hold_max=300.0,
     skew_tolerance=1.0,
     max_deadline=3600,
+    trust={"shop", "billing"},
+    deadline="ignore",
+    refuse_publish=True,
+    topology="passive",
+    parking="orders.dlq",
+    describe=lambda error: None if isinstance(error, TimeoutError) else type(error).__name__,
 )
+Policy(trust="all")
+Policy(trust=["shop"])
+Policy(trust=("shop", "billing"))
+Policy(trust=frozenset({"shop"}))
+Policy(trust="none")
 Policy()
+Policy(describe=repr)
 
+Policy(trust="some")  # type: ignore[arg-type]
+Policy(trust=None)  # type: ignore[arg-type]
+Policy(deadline="never")  # type: ignore[arg-type]
 Policy(settle="never")  # type: ignore[arg-type]
+Policy(topology="check")  # type: ignore[arg-type]
+Policy(parking=True)  # type: ignore[arg-type]
+Policy(describe=len)  # type: ignore[arg-type]
 Policy(retry=5)  # type: ignore[arg-type]
 Policy(Retry())  # type: ignore[call-arg]
 Policy(breaker="payments")  # type: ignore[arg-type]
@@ -62,6 +84,14 @@ Retry(3)  # type: ignore[call-arg]
 Retry(tries=3)  # type: ignore[call-arg]
 Backoff(jitter="some")  # type: ignore[arg-type]
 CircuitBreaker()  # type: ignore[call-arg]
+CircuitBreaker("stock", window_calls=100, slow_after=2.0, slow_rate=0.3, probe_timeout=30.0, defer=True)
+CircuitBreaker("stock", failures=(OSError, TimeoutError), ignored=lambda error: "404" in str(error))
+CircuitBreaker("stock", failures=OSError)
+CircuitBreaker("stock", failures="OSError")  # type: ignore[arg-type]
+CircuitBreaker("stock", ignored=[OSError])  # type: ignore[arg-type]
+assert_type(CircuitBreaker.hystrix("stock", minimum_calls=50, probes=2), CircuitBreaker)
+CircuitBreaker.hystrix("stock", sleep_window=5.0)  # type: ignore[call-arg]
+CircuitBreaker.hystrix("stock", probes="2")  # type: ignore[arg-type]
 
 
 # Breakers: as a block, in both colours, and as a decorator that keeps what it decorates.
@@ -87,6 +117,26 @@ assert_type(payments.name, str)
 payments.name = "other"  # type: ignore[misc]
 with payments as guarding:
     assert_type(guarding, CircuitBreaker)
+
+
+def page(changed: BreakerChanged) -> None:
+    """Tell somebody."""
+    assert_type(changed.breaker, str)
+    assert_type(changed.trigger, str)
+    if changed.after == BreakerState.OPEN != changed.before:
+        changed.after = BreakerState.CLOSED  # type: ignore[misc]
+
+
+def by_hand() -> str:
+    """Have the last word."""
+    leave = payments.listen(page)
+    payments.force_open()
+    payments.metrics_only()
+    payments.disable()
+    payments.reset()
+    leave()
+    payments.listen(charge)  # type: ignore[arg-type]
+    return assert_type(payments.state, BreakerState)
 
 
 # pika.
@@ -146,7 +196,7 @@ async def consume_async(queue: aio_pika.abc.AbstractQueue) -> None:
 
 def requests() -> None:
     """Open blocks, and read what holds inside."""
-    with waybill.request(id="123456", deadline=5.0, retry_limit=10):
+    with waybill.request(id="123456", deadline=5.0, retry_limit=10, expire=True):
         facts = waybill.current()
         assert_type(facts.request_id, str | None)
         assert_type(facts.deadline, float | None)
@@ -162,6 +212,20 @@ def requests() -> None:
     waybill.request(timeout=5.0)  # type: ignore[call-arg]
     waybill.deadline()  # type: ignore[call-arg]
     waybill.detached(5.0)  # type: ignore[call-arg]
+
+
+# Other transports.
+
+
+def transports(column: dict[str, str], headers: Mapping[str, str]) -> None:
+    """Write and read the waybill elsewhere."""
+    waybill.inject(column)
+    with waybill.extract(column), waybill.extract(headers), waybill.extract(None):
+        pass
+    waybill.inject(headers)  # type: ignore[arg-type]
+    waybill.inject({"attempts": 1})  # type: ignore[dict-item]
+    waybill.inject()  # type: ignore[call-arg]
+    waybill.extract("traceparent")  # type: ignore[arg-type]
 
 
 # Outcomes.
@@ -188,14 +252,26 @@ def usual(error: TimeoutError | ValueError) -> float:
     return len(error.args)
 
 
+def different(error: TopologyMismatch) -> str:
+    """Tell what to change."""
+    assert_type(error.wanted, str | None)
+    return f"{error.found}" + (assert_type(error.argument, str | None) or "")
+
+
+def lacking(error: TopologyRefused) -> tuple[str, ...]:
+    """Tell what to ask an administrator for."""
+    return assert_type(error.needs, tuple[str, ...])
+
+
 def errors(error: WaybillError) -> float | str | None:
     """Tell what each error knows."""
     match error:
         case DeadlineExceeded():
             return assert_type(error.overdue, float) + usual(error)
         case CircuitOpen():
+            assert_type(error.defer, bool)
             return assert_type(error.retry_after, float) or assert_type(error.breaker, str)
-        case TopologyMismatch():
+        case TopologyMismatch() | TopologyMissing() | TopologyRefused():
             return assert_type(error.entity, str) + assert_type(error.reply, str)
         case Unconfirmed():
             return assert_type(error.reply, str)

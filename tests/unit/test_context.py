@@ -15,8 +15,9 @@ from opentelemetry.context import Context
 import otel_waybill as waybill
 from otel_waybill import context, names
 from otel_waybill.context import Attached, Running, cleared, entered, inherited, running
+from otel_waybill.core.belief import SKEW_TOLERANCE
 from otel_waybill.core.delivery import Instant
-from otel_waybill.core.waybill import EMPTY, LARGEST_COUNT, Waybill, from_baggage
+from otel_waybill.core.waybill import EMPTY, LARGEST_COUNT, Waybill, decode_end_to_end
 from otel_waybill.errors import DeadlineExceeded, InvalidRequest
 
 MONOTONIC = 1000.0
@@ -184,7 +185,7 @@ def test_only_a_block_of_this_process_refuses_to_publish(clock: Clock) -> None:
     """What was half done when an inherited deadline passed can be finished; an explicit block is strict."""
     received = Instant(MONOTONIC, WALL)
     handling = entered(inherited(Waybill(deadline=WALL + 5), received), Context())
-    clock.passed = 6.0
+    clock.passed = 6.5
     context.check_publish(handling)
     token = otel.attach(handling)
     with pytest.raises(DeadlineExceeded):
@@ -196,11 +197,49 @@ def test_only_a_block_of_this_process_refuses_to_publish(clock: Clock) -> None:
     otel.detach(token)
 
 
-def test_inherited_deadline_is_monotonic() -> None:
-    """A wall clock that is set while the work runs does not move its deadline."""
+def test_inherited_deadline_is_monotonic_and_tolerates_clocks_that_differ() -> None:
+    """A wall clock that is set meanwhile moves no deadline; children get the one that came."""
     assert Running(waybill=EMPTY) == inherited(EMPTY, Instant(MONOTONIC, WALL))
-    state = inherited(Waybill(deadline=WALL + 5), Instant(MONOTONIC, WALL))
-    assert (MONOTONIC + 5, False) == (state.due, state.enforced)
+    waybill = Waybill(deadline=WALL + 5)
+    expected = Running(waybill=waybill, due=MONOTONIC + 5 + SKEW_TOLERANCE)
+    assert expected == inherited(waybill, Instant(MONOTONIC, WALL))
+
+
+def test_block_in_a_handler_is_as_strict_as_its_own_deadline(clock: Clock) -> None:
+    """Within an inherited deadline, which is tolerant, a block's own is exact, and the earlier one counts."""
+    handling = entered(inherited(Waybill(deadline=WALL + 5), Instant(MONOTONIC, WALL)), Context())
+    token = otel.attach(handling)
+    assert 6.0 == waybill.remaining()
+    with waybill.deadline(2.0):
+        assert (2.0, WALL + 2) == (waybill.remaining(), waybill.current().deadline)
+    with waybill.deadline(60.0):
+        assert (6.0, WALL + 5) == (waybill.remaining(), waybill.current().deadline)
+    clock.passed = 5.5
+    waybill.check()
+    clock.passed = 6.0
+    with pytest.raises(DeadlineExceeded):
+        waybill.check()
+    otel.detach(token)
+
+
+def test_messages_expire_only_where_that_is_asked_for(clock: Clock) -> None:
+    """The expiration is what is left of whichever deadline holds; without a deadline there is none."""
+
+    def expirations(*own: str | None) -> list[str | None]:
+        state = context.check_publish()
+        return [context.expiration_in(state, each) if state.expires else "kept" for each in own]
+
+    with waybill.request(deadline=5.0):
+        assert ["kept"] == expirations(None)
+        with waybill.request(expire=True):
+            clock.passed = 1.25
+            assert ["3750", "3000", "3750"] == expirations(None, "3000", "9000")
+            with waybill.deadline(0.5):
+                assert ["500"] == expirations(None)
+            with waybill.detached():
+                assert ["kept"] == expirations(None)
+    with waybill.request(expire=True):
+        assert [None, "3000"] == expirations(None, "3000")
 
 
 def test_our_members_come_first(clock: Clock) -> None:
@@ -222,8 +261,8 @@ def test_work_that_came_over_http_has_its_waybill(clock: Clock) -> None:
         arrived = baggage.set_baggage(name, value, arrived)
     token = otel.attach(arrived)
     assert Waybill(request_id="123456", deadline=WALL + 5) == waybill.current()
-    assert 5.0 == waybill.remaining()
-    clock.passed = 6.0
+    assert 5.0 + SKEW_TOLERANCE == waybill.remaining()
+    clock.passed = 7.0
     assert -1.0 == waybill.remaining()
     context.check_publish()
     with waybill.request(retry_limit=3):
@@ -248,7 +287,7 @@ def test_hostile_baggage_harms_nobody(carried: dict[str, Any]) -> None:
         with waybill.request(id="123456"):
             assert "123456" == waybill.current().request_id
         left = waybill.remaining()
-        assert left is None or left <= 86_400
+        assert left is None or left <= 86_400 + SKEW_TOLERANCE
     finally:
         otel.detach(token)
 
@@ -295,7 +334,7 @@ def test_what_is_allowed_travels(id: str) -> None:  # noqa: A002 - the word user
     """Every id that is accepted is one that the next service accepts as well."""
     with waybill.request(id=id):
         carried = baggage.get_all()
-    assert id == from_baggage(carried, now=time.time(), max_deadline=60.0).request_id
+    assert id == decode_end_to_end({}, carried, now=time.time()).waybill.request_id
 
 
 def test_context_is_current_for_a_while() -> None:

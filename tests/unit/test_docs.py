@@ -1,20 +1,25 @@
 """What the documents state as a list is what the code does."""
 
 import re
+import runpy
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from opentelemetry.metrics import NoOpMeter
 
 from otel_waybill import names
-from otel_waybill.core import copies, headers, topology, waybill
+from otel_waybill.core import belief, copies, headers, topology, waybill
+from otel_waybill.core.breaker import DEFAULT_WINDOW, Trigger
 from otel_waybill.core.delivery import Reason
-from otel_waybill.core.spec import PolicySpec
+from otel_waybill.core.events import CallOutcome
+from otel_waybill.core.spec import BreakerSpec, PolicySpec
 from otel_waybill.core.topology import RUNGS
 from otel_waybill.telemetry.meters import Meters
 
 DOCS = Path(__file__).parents[2] / "docs"
 WIRE_FORMAT = (DOCS / "wire-format.md").read_text()
+BREAKERS = (DOCS / "breakers.md").read_text()
 TELEMETRY = (DOCS / "telemetry.md").read_text()
 
 
@@ -59,9 +64,12 @@ def test_the_telemetry_reference_is_complete() -> None:
         f"at most {headers._LONGEST_NUMBER} digits",
         f"UTF-8 of at most {headers.LONGEST_TEXT} octets",
         f"1 to {waybill.LONGEST_REQUEST_ID} printable ASCII characters",
+        f"at most {copies.LARGEST_FACTS} octets",
         f"the text cut to {copies.LONGEST_EXCEPTION_MESSAGE} characters",
         f"a maximum of its own ({PolicySpec().max_deadline / 3600:g} h here)",
         f"({PolicySpec().skew_tolerance:g} s here)",
+        f"ahead by more than {belief.LARGEST_SKEW:g} s",
+        f"are at most {waybill.LARGEST_COUNT}.",
     ],
 )
 def test_the_wire_format_states_the_limits(stated: str) -> None:
@@ -75,7 +83,7 @@ def test_the_wire_format_makes_up_no_header_and_no_baggage_member() -> None:
     known = {value for name, value in vars(names).items() if name.isupper() and isinstance(value, str)}
     rungs = {topology.delay_name(milliseconds) for milliseconds in RUNGS}
 
-    assert set() == spelled - known - rungs - {"waybill.delay.v1"}
+    assert set() == spelled - known - rungs - {"waybill.delay.v1", "waybill.anonymous"}
 
 
 def test_the_telemetry_reference_tells_what_each_metric_is() -> None:
@@ -100,3 +108,44 @@ def test_the_telemetry_reference_tells_what_each_metric_is() -> None:
     row = r"^\| `([a-z._]+)` \| ((?:histogram|counter|up-down|gauge)[^|]*) \|"
     documented = re.findall(row, TELEMETRY, re.MULTILINE)
     assert made == dict(documented)
+
+
+def test_the_diagram_of_states_is_the_table() -> None:
+    """What the picture of a breaker shows is what it does: `python docs/state_diagram.py` draws it again."""
+    drawn = re.search(r"```mermaid\n(.*?)\n```", BREAKERS, re.DOTALL)
+
+    assert drawn is not None
+    assert runpy.run_path(str(DOCS / "state_diagram.py"))["mermaid"]() == drawn[1]
+
+
+def test_every_trigger_of_a_breaker_is_explained() -> None:
+    """Whoever reads why a breaker changed finds what that means."""
+    assert set(Trigger) == set(re.findall(r"^\| `([a-z]+)` \| .* \|$", _section("States"), re.MULTILINE))
+
+
+def test_every_outcome_of_a_call_is_explained() -> None:
+    """Whoever builds a dashboard of calls finds what each outcome is, on both pages."""
+    assert set() == {
+        each
+        for page in (_section("What counts"), TELEMETRY)
+        for each in CallOutcome
+        if f"`{each}`" not in page
+    }
+
+
+def test_the_settings_of_a_breaker_are_listed_with_their_defaults() -> None:
+    """What the page says is what a breaker does when nothing is said."""
+    in_words = {Exception: "every `Exception`", (): "none"}
+    defaults = {
+        each.name: in_words.get(each.default, f"`{each.default}`")
+        for each in fields(BreakerSpec)
+        if each.name != "name"
+    }
+
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \|", _section("Settings"), re.MULTILINE)
+    assert list(defaults.items()) == rows
+    assert f"; {DEFAULT_WINDOW:g} unless `window_calls` is given" in BREAKERS
+
+
+def _section(title: str) -> str:
+    return BREAKERS.partition(f"## {title}\n")[2].partition("\n## ")[0]

@@ -12,8 +12,15 @@ from otel_waybill.errors import (
     InvalidPolicy,
     InvalidRequest,
     TopologyMismatch,
+    TopologyMissing,
+    TopologyRefused,
     Unconfirmed,
     WaybillError,
+)
+
+DIFFERENT = (
+    "PRECONDITION_FAILED - inequivalent arg 'x-overflow' for queue 'orders.parked' in vhost '/': received "
+    "the value 'reject-publish' of type 'longstr' but current is none"
 )
 
 ERRORS = {
@@ -25,7 +32,23 @@ ERRORS = {
     CircuitOpen("payments", 3.21): "breaker 'payments' is open; try again in 3.2 s, call not run",
     TopologyMismatch("queue 'orders.parked'", "PRECONDITION_FAILED"): (
         "cannot declare queue 'orders.parked' for this policy: the broker answered 'PRECONDITION_FAILED'; "
-        "delete the existing one, or let the policy use another name"
+        "delete the existing one once it is empty, or take it as it is with Policy(topology='passive')"
+    ),
+    TopologyMismatch("queue 'orders.parked'", DIFFERENT): (
+        "cannot declare queue 'orders.parked' for this policy: its x-overflow is none and would have to be "
+        "reject-publish; delete the existing one once it is empty, or take it as it is with "
+        "Policy(topology='passive')"
+    ),
+    TopologyMissing("queue 'orders.dlq'", "NOT_FOUND"): (
+        "this policy needs queue 'orders.dlq' and does not declare it: the broker answered 'NOT_FOUND'; "
+        "declare it before consuming starts (docs/topology.md has the arguments)"
+    ),
+    TopologyRefused(
+        "exchange 'a'", "ACCESS_REFUSED", ("configure on exchange 'a'", "read on exchange 'a'")
+    ): (
+        "not allowed to declare or check exchange 'a' for this policy: the broker answered 'ACCESS_REFUSED'; "
+        "grant this user configure on exchange 'a', read on exchange 'a', or have it declared by another and "
+        "use Policy(topology='passive'), or 'none' where checking is refused too"
     ),
     Unconfirmed("nack"): "the copy is not confirmed and routed: nack; the original stays unacknowledged",
     BrokerUnavailable(("AMQP_URL: not set",), ("apt-get install rabbitmq-server",)): (
@@ -61,6 +84,8 @@ def test_one_base_catches_them_all(error: WaybillError) -> None:
         (InvalidPolicy, ValueError),
         (InvalidRequest, ValueError),
         (TopologyMismatch, InvalidPolicy),
+        (TopologyMissing, InvalidPolicy),
+        (TopologyRefused, InvalidPolicy),
     ],
 )
 def test_is_also_what_python_calls_it(kind: type[Exception], base: type[Exception]) -> None:
@@ -75,9 +100,58 @@ def test_facts_are_attributes() -> None:
         CircuitOpen("payments", 3.0).retry_after,
     )
     assert 0.5 == DeadlineExceeded(0.5).overdue
-    assert ("q", "r") == (TopologyMismatch("q", "r").entity, TopologyMismatch("q", "r").reply)
+    for error in (TopologyMismatch("q", "r"), TopologyMissing("q", "r"), TopologyRefused("q", "r", ("n",))):
+        assert ("q", "r") == (error.entity, error.reply)
+    assert ("n",) == TopologyRefused("q", "r", ("n",)).needs
     assert "nack" == Unconfirmed("nack").reply
     assert (("a",), ("b",)) == (
         BrokerUnavailable(("a",), ("b",)).tried,
         BrokerUnavailable(("a",), ("b",)).remedies,
     )
+
+
+def inequivalent(argument: str, entity: str, difference: str) -> str:
+    """What RabbitMQ answers to a declaration that differs."""
+    differing = f"inequivalent arg '{argument}' for {entity} in vhost '/'"
+    return f"PRECONDITION_FAILED - {differing}: received {difference}"
+
+
+@pytest.mark.parametrize(
+    ("expected", "reply"),
+    [
+        (("x-overflow", "reject-publish", "none"), DIFFERENT),
+        (
+            ("durable", "true", "false"),
+            inequivalent("durable", "queue 'p'", "'true' but current is 'false'"),
+        ),
+        (
+            ("type", "fanout", "direct"),
+            inequivalent("type", "exchange 'e'", "'fanout' but current is 'direct'"),
+        ),
+        (
+            ("x-message-ttl", "250", "none"),
+            inequivalent(
+                "x-message-ttl", "queue 'p'", "the value '250' of type 'signedint' but current is none"
+            ),
+        ),
+        (
+            ("x-message-ttl", "6", "5"),
+            inequivalent("x-message-ttl", "queue 'it's for: received'", "'6' but current is '5'"),
+        ),
+        (
+            ("x-queue-type", "quorum", "the value 'clas..."),
+            inequivalent("x-queue-type", "queue 'p'", "'quorum' but current is the value 'clas..."),
+        ),
+        ((None, None, None), "inequivalent arg 'x-overflow' for queue 'qqqqqqqqqqqqqqqqqqqqq..."),
+        (
+            (None, None, None),
+            "PRECONDITION_FAILED - invalid arg 'x-delivery-limit' for queue 'p'",
+        ),
+        ((None, None, None), ""),
+    ],
+)
+def test_mismatch_shows_the_difference(expected: tuple[str | None, ...], reply: str) -> None:
+    """What RabbitMQ answers is taken apart, and where it was cut or says something else it is shown whole."""
+    error = TopologyMismatch("queue 'p'", reply)
+    assert expected == (error.argument, error.wanted, error.found)
+    assert all(fact in str(error) for fact in expected if fact is not None)

@@ -118,6 +118,16 @@ def test_one_instance_may_be_entered_again_inside_itself() -> None:
     assert ["outer goes on"] == done
 
 
+def test_a_warning_is_logged_once(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What each message would say anew is said once, with the facts of the first time."""
+    monkeypatch.setattr(guard, "_warned", set())
+    for seconds in (5, 7):
+        guard.warn_once("%d s ahead", seconds)
+    guard.warn_once("something else")
+
+    assert ["5 s ahead", "something else"] == [record.getMessage() for record in caplog.records]
+
+
 def test_our_own_tests_see_the_faults() -> None:
     """With the switch on, a fault leaves the block; with the switch off again, it does not."""
     guard.reraise(on=True)

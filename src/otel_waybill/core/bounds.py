@@ -18,6 +18,10 @@ class Bounds(NamedTuple):
     due: float | None = None
     expires: float | None = None
 
+    def shortened(self, wait: float, now: float) -> float:
+        """Return *wait* seconds, or as many as there are until the deadline passes."""
+        return wait if self.due is None else min(wait, self.due - now)
+
     def passed(self, now: float) -> bool:
         """Return whether either is *now* or earlier."""
         return reached(self.due, now) or reached(self.expires, now)

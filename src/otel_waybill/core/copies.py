@@ -1,4 +1,4 @@
-"""The headers of the two copies that we publish: to the ladder, and to parking.
+"""The two copies that we publish, to the ladder and to parking, and their headers.
 
 Only flat text: tables and arrays are not converted to AMQP 1.0, and names that begin with ``x-`` are the
 broker's (https://www.rabbitmq.com/docs/conversions).
@@ -9,20 +9,60 @@ from dataclasses import replace
 from otel_waybill import names
 from otel_waybill.core.delivery import Delivery, Outcome
 from otel_waybill.core.headers import LONGEST_TEXT, for_copy, text
+from otel_waybill.core.spec import Describe, PolicySpec
+from otel_waybill.core.topology import delay_name, parking_key
+from otel_waybill.core.verdicts import Republish
 from otel_waybill.core.waybill import Hop, Waybill, end_to_end_headers
 
 LONGEST_EXCEPTION_MESSAGE = 512
-"""Characters kept of an exception's text; one header frame must hold all headers of a message."""
+"""Characters kept of an exception's text."""
+
+LARGEST_FACTS = 8192
+"""Octets of all our headers of one message, names and values; one frame must hold them and the user's."""
+
+
+def to_ladder(delivery: Delivery, waybill: Waybill, rung: int, outcome: Outcome, now: float) -> Republish:
+    """Return the copy of *delivery* that waits *rung* milliseconds for the run of *waybill*."""
+    return Republish(
+        exchange=delay_name(rung),
+        routing_key=delivery.queue or "",
+        headers=retry_headers(delivery, waybill, now),
+        waybill=waybill,
+        outcome=outcome,
+    )
+
+
+def to_parking(
+    delivery: Delivery, waybill: Waybill, outcome: Outcome, spec: PolicySpec, now: float
+) -> Republish:
+    """Return the copy of *delivery* that is parked with *outcome* where *spec* says."""
+    return Republish(
+        exchange=names.PARKING_EXCHANGE,
+        routing_key=parking_key(delivery.queue or "", spec.parking),
+        headers=parking_headers(delivery, waybill, outcome, now, spec.describe),
+        waybill=waybill,
+        outcome=outcome,
+    )
 
 
 def retry_headers(delivery: Delivery, waybill: Waybill, now: float) -> dict[str, object]:
     """Return the headers of the copy whose next run is that of *waybill*; *now* is Unix time."""
     hop = waybill.hop or remembered(delivery, waybill, now)
-    return for_copy(delivery.headers) | _carried(delivery, waybill, hop, now)
+    return for_copy(delivery.headers) | _bounded(_carried(delivery, waybill, hop, now))
 
 
-def parking_headers(delivery: Delivery, waybill: Waybill, outcome: Outcome, now: float) -> dict[str, object]:
-    """Return the headers of the copy that is parked with *outcome*; *now* is Unix time."""
+def parking_headers(
+    delivery: Delivery, waybill: Waybill, outcome: Outcome, now: float, describe: Describe = str
+) -> dict[str, object]:
+    """Return the headers of the copy that is parked with *outcome*.
+
+    Args:
+        delivery: what is parked.
+        waybill: of its last run.
+        outcome: how that ended.
+        now: Unix time.
+        describe: puts the error of *outcome* into words.
+    """
     failure = {
         names.HEADER_REASON: str(outcome.reason),
         names.HEADER_FAILED_AT: str(round(now * 1000)),
@@ -30,10 +70,10 @@ def parking_headers(delivery: Delivery, waybill: Waybill, outcome: Outcome, now:
     }
     if outcome.error is not None:
         failure[names.HEADER_EXCEPTION_TYPE] = _writable(type(outcome.error).__qualname__, LONGEST_TEXT)
-        failure[names.HEADER_EXCEPTION_MESSAGE] = _message(outcome.error)
+        failure[names.HEADER_EXCEPTION_MESSAGE] = _message(outcome.error, describe)
     known = {name: value for name, value in failure.items() if value}
     hop = remembered(delivery, waybill, now)
-    return for_copy(delivery.headers) | _carried(delivery, waybill, hop, now) | known
+    return for_copy(delivery.headers) | _bounded(_carried(delivery, waybill, hop, now) | known)
 
 
 def remembered(delivery: Delivery, waybill: Waybill, failed_at: float | None) -> Hop:
@@ -74,11 +114,22 @@ def _first_hop(delivery: Delivery) -> Hop:
     )
 
 
-def _message(error: BaseException) -> str:
+def _message(error: BaseException, describe: Describe) -> str:
     try:
-        return _writable(str(error), LONGEST_EXCEPTION_MESSAGE)
-    except Exception:  # noqa: BLE001 - a user's __str__ may raise anything; the message must be parked all the same
+        return _writable(describe(error) or "", LONGEST_EXCEPTION_MESSAGE)
+    except Exception:  # noqa: BLE001 - a user's code may raise anything; the message must be parked all the same
         return ""
+
+
+def _bounded(facts: dict[str, str]) -> dict[str, str]:
+    """Return those of *facts* for which there is room, the first ones first."""
+    room, kept = LARGEST_FACTS, {}
+    for name, value in facts.items():
+        size = len(name) + len(value.encode(errors="backslashreplace"))
+        if size <= room:
+            room -= size
+            kept[name] = value
+    return kept
 
 
 def _writable(words: str, limit: int) -> str:

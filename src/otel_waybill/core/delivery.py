@@ -17,8 +17,7 @@ class Instant(NamedTuple):
     wall: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delivery:
+class Delivery(NamedTuple):
     """One delivery as it came from the broker, before anything in it is believed."""
 
     queue: str | None

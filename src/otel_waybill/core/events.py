@@ -1,6 +1,7 @@
 """What happened, as frozen records for whoever wants to know; and the shape of such a listener."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
 
 from otel_waybill.core.delivery import Outcome
@@ -8,11 +9,38 @@ from otel_waybill.core.delivery import Outcome
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BreakerChanged:
-    """A circuit breaker went from one state to another."""
+    """A circuit breaker followed an entry of its transition table.
+
+    Attributes:
+        breaker: its name.
+        before: the state it was in.
+        after: the state it is in now; the same as *before* where only its counts start afresh, as when
+            one that is only measured would have opened.
+        trigger: why.
+    """
 
     breaker: str
     before: str
     after: str
+    trigger: str
+
+
+class CallOutcome(StrEnum):
+    """What became of one call that asked a circuit breaker; exactly one of these."""
+
+    SUCCESS = "success"
+    SLOW = "slow"  # succeeded, but took too long
+    FAILURE = "failure"
+    IGNORED = "ignored"  # ended in a way that says nothing about the dependency
+    REFUSED = "short-circuited"  # did not run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakerCalled:
+    """A call through a circuit breaker ended, or was refused."""
+
+    breaker: str
+    outcome: CallOutcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,8 +108,17 @@ class HeadersInvalid:
     names: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClockSkewed:
+    """A message says that it was sent later than now: its sender's clock is *seconds* ahead, or more."""
+
+    queue: str | None
+    seconds: float
+
+
+BreakerEvent = BreakerCalled | BreakerChanged
 Event = (
-    BreakerChanged
+    BreakerEvent
     | Held
     | Released
     | RunStarted
@@ -90,6 +127,7 @@ Event = (
     | Unconfirmed
     | Ended
     | HeadersInvalid
+    | ClockSkewed
 )
 
 

@@ -3,7 +3,7 @@
 from typing import Final, NamedTuple, Protocol
 
 from otel_waybill.core.breaker import Admission, Permit
-from otel_waybill.core.events import BreakerChanged
+from otel_waybill.core.events import BreakerChanged, BreakerEvent
 from otel_waybill.core.line import Bell
 
 
@@ -17,14 +17,16 @@ class Gate(Protocol):
     def acquire(self, now: float, u: float) -> Admission:
         """Ask to run one attempt."""
 
-    def succeed(self, permit: Permit, now: float) -> BreakerChanged | None:
-        """Report that the attempt succeeded."""
+    def succeed(self, permit: Permit, now: float, u: float) -> tuple[BreakerEvent, ...]:
+        """Report that the attempt succeeded, and return what there is to tell."""
 
-    def fail(self, permit: Permit, now: float, u: float) -> BreakerChanged | None:
-        """Report that the attempt failed."""
+    def fail(
+        self, permit: Permit, now: float, u: float, error: BaseException | None = None
+    ) -> tuple[BreakerEvent, ...]:
+        """Report that the attempt failed, with *error* if it raised, and return what there is to tell."""
 
-    def release(self, permit: Permit) -> None:
-        """Give the permit back, uncounted."""
+    def release(self, permit: Permit) -> tuple[BreakerEvent, ...]:
+        """Give the permit back, uncounted, and return what there is to tell."""
 
 
 class Limit(Protocol):
@@ -104,28 +106,28 @@ class Turn:
             return Refusal(wait, limit=RATE), changed
         return None, changed
 
-    def succeed(self, now: float) -> tuple[BreakerChanged, ...]:
-        """Close the permit: the attempt succeeded. Return what that changed."""
+    def succeed(self, now: float, u: float) -> tuple[BreakerEvent, ...]:
+        """Close the permit: the attempt succeeded. Return what there is to tell."""
         permit, self.permit = self.permit, None
-        return () if self._gate is None or permit is None else _known(self._gate.succeed(permit, now))
+        return () if self._gate is None or permit is None else self._gate.succeed(permit, now, u)
 
-    def fail(self, now: float, u: float) -> tuple[BreakerChanged, ...]:
-        """Close the permit: the attempt failed. Return what that changed."""
+    def fail(self, error: BaseException | None, now: float, u: float) -> tuple[BreakerEvent, ...]:
+        """Close the permit: the attempt failed, with *error* if it raised. Return what there is to tell."""
         permit, self.permit = self.permit, None
-        return () if self._gate is None or permit is None else _known(self._gate.fail(permit, now, u))
+        return () if self._gate is None or permit is None else self._gate.fail(permit, now, u, error)
 
-    def release(self) -> None:
-        """Close the permit, uncounted."""
+    def release(self) -> tuple[BreakerEvent, ...]:
+        """Close the permit, uncounted. Return what there is to tell."""
         permit, self.permit = self.permit, None
-        if self._gate is not None and permit is not None:
-            self._gate.release(permit)
+        return () if self._gate is None or permit is None else self._gate.release(permit)
 
-    def leave(self) -> None:
-        """Close the permit, uncounted, and let go of every place."""
-        self.release()
+    def leave(self) -> tuple[BreakerEvent, ...]:
+        """Close the permit, uncounted, and let go of every place. Return what there is to tell."""
+        told = self.release()
         for limit in self._limits:
             if limit is not None:
                 limit.leave(self.bell)
+        return told
 
 
 def _known(changed: BreakerChanged | None) -> tuple[BreakerChanged, ...]:

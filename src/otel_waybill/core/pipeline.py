@@ -1,30 +1,25 @@
 """One delivery under a policy: every decision from its arrival to its settlement.
 
 A driver calls `start`, performs the verdict of the step it gets and answers with `resume`, until a verdict
-ends the delivery. The order of the questions before a run is fixed here: crash loop, early arrival,
-deadline, turn; that of the questions after a failure in `rulings`. Only runs count as attempts; waiting
-never does.
+ends the delivery. The questions on arrival and after a failure are those of `rulings`; in between comes
+the turn. Only runs count as attempts; waiting never does.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from otel_waybill import names
 from otel_waybill.core import copies, verdicts
 from otel_waybill.core.bounds import bounds, reached
 from otel_waybill.core.delivery import Delivery, Instant, Outcome, Reason, Result
 from otel_waybill.core.events import Confirmed, Ended, Event, Unconfirmed
 from otel_waybill.core.gate import CONCURRENCY, NO_LIMITS, Gate, Limits, Refusal, Turn
-from otel_waybill.core.headers import number
 from otel_waybill.core.presence import Presence
-from otel_waybill.core.retry import REDELIVERIES
 from otel_waybill.core.rulings import Again, Budget, Case, Cost, Ignored, Parked
 from otel_waybill.core.spec import PolicySpec
-from otel_waybill.core.topology import delay_name, rungs
+from otel_waybill.core.topology import rungs
 from otel_waybill.core.verdicts import Ack, GiveBack, Leave, Republish, Run, Settled, Step, Wait
 from otel_waybill.core.waybill import LARGEST_COUNT, Waybill
-from otel_waybill.errors import CircuitOpen
 
 # Seconds between tries to publish a copy.
 _FIRST_PAUSE: Final = 0.5
@@ -86,14 +81,8 @@ class Execution:
 
     def start(self, now: Instant, u: float) -> Step:
         """Decide about the delivery as it arrives; *u* is chance in [0, 1)."""
-        retry = self._spec.retry
-        count = number(self._delivery.headers.get(names.HEADER_DELIVERY_COUNT))
-        if count is not None and count >= (REDELIVERIES if retry is None else retry.redeliveries):
-            # Not one more: with its default limit of 20, RabbitMQ 4 drops the message after this delivery.
-            return self._to_parking(Parked(Reason.CRASH_LOOP, None), now)
-        if retry is not None and retry.classic_guard and count is None and self._delivery.redelivered:
-            return self._moved(retry.attempts, now)
-        return self._early(now) or self._admit(now, u)
+        ruling = self._case().on_arrival(self._delivery, now)
+        return self._admit(now, u) if ruling is None else self._ruled(ruling, now)
 
     def resume(self, report: verdicts.Report, now: Instant, u: float) -> Step:  # noqa: PLR0911 - one each
         """Decide what follows from the *report* on the last verdict; *u* is chance in [0, 1)."""
@@ -115,21 +104,10 @@ class Execution:
             case verdicts.Returned(settled=None):
                 # Nobody knows when, or whether, the program will settle: no permit is kept until then.
                 left_open = self._spec.settle == "handler" and self._instead is None
-                return self._end(Leave, Result.OPEN) if left_open else self._succeeded(now, Ack)
+                return self._end(Leave, Result.OPEN) if left_open else self._succeeded(now, u, Ack)
             case verdicts.Returned() | verdicts.Raised() | verdicts.Cancelled():
-                return self._succeeded(now, Leave)  # acknowledged by the handler itself
+                return self._succeeded(now, u, Leave)  # acknowledged by the handler itself
         raise AssertionError(report)  # the match is exhaustive; mypy cannot see through its guards
-
-    def _moved(self, attempts: int, now: Instant) -> Step:
-        ruling = self._case().moved(attempts, now)
-        # No substitute for it: that may be killed as well.
-        return self._to_parking(ruling, now) if isinstance(ruling, Parked) else self._back(ruling, now)
-
-    def _early(self, now: Instant) -> Step | None:
-        """Send a message on that has come back before its time, because no rung is as long as its wait."""
-        not_before = None if self._waybill.hop is None else self._waybill.hop.not_before
-        left = 0.0 if not_before is None else not_before / 1000 - now.wall
-        return None if left <= 0.0 else self._ruled(self._case().put_off(left, Cost.NOTHING, now), now)
 
     def _admit(self, now: Instant, u: float) -> Step:
         if reached(self._bounds.due, now.monotonic):
@@ -152,11 +130,11 @@ class Execution:
     def _hold(self, refusal: Refusal, now: Instant) -> Step:
         if self._held_since is None:
             self._held_since = now.monotonic
+        if refusal.breaker is not None and self._case().stands_by(self._delivery, refusal.seconds):
+            return self._stand_by(refusal.seconds)
         events = self._presence.held(refusal)
-        wait = refusal.seconds
-        if self._bounds.due is not None:
-            # Wake up when the deadline passes, so that what cannot run is parked in time.
-            wait = min(wait, self._bounds.due - now.monotonic)
+        # Wake up when the deadline passes, so that what cannot run is parked in time.
+        wait = self._bounds.shortened(refusal.seconds, now.monotonic)
         if refusal.limit != CONCURRENCY and not self._spec.in_order:
             # Who waits for a place is next in a line that moves; these may last for ever.
             left = self._held_since + self._spec.hold_max - now.monotonic
@@ -165,6 +143,11 @@ class Execution:
             wait = min(wait, left)
         return Step(Wait(seconds=wait, bell=self._turn.bell), events)
 
+    def _stand_by(self, seconds: float) -> Step:
+        given_back = self._end(GiveBack, Result.GIVEN_BACK)
+        outcome = self._outcome(Result.GIVEN_BACK, None)
+        return Step(GiveBack(outcome=outcome, standby=seconds), given_back.events)
+
     def _run(self, now: Instant) -> Step:
         self._held_since = None
         run = Run(
@@ -172,25 +155,21 @@ class Execution:
             due=self._bounds.due,
             permit=self._turn.permit,
             held=now.monotonic - self._arrived,
+            strict=self._spec.refuse_publish,
         )
         return Step(run, self._presence.runs(self.remaining(now.monotonic)))
 
-    def _succeeded(self, now: Instant, verdict: type[Ack | Leave]) -> Step:
-        return _after(self._turn.succeed(now.monotonic), self._end(verdict, Result.HANDLED))
+    def _succeeded(self, now: Instant, u: float, verdict: type[Ack | Leave]) -> Step:
+        return _after(self._turn.succeed(now.monotonic, u), self._end(verdict, Result.HANDLED))
 
     def _failed(self, error: BaseException | None, now: Instant, u: float) -> Step:
         if self._instead is not None:  # the substitute has failed as well
             return _after(self._presence.stopped(), self._to_parking(self._instead, now))
         ruling = self._case().after(error, now, u)
         if isinstance(ruling, Ignored):
-            return self._succeeded(now, Ack)
-        events: tuple[Event, ...] = ()
-        if isinstance(error, CircuitOpen):
-            # Some breaker refused a call: the dependency that this one guards had no say in it.
-            self._turn.release()
-        else:
-            events = self._turn.fail(now.monotonic, u)
-        return _after((*events, *self._presence.stopped()), self._ruled(ruling, now))
+            return self._succeeded(now, u, Ack)
+        events = (*self._turn.fail(error, now.monotonic, u), *self._presence.stopped())
+        return _after(events, self._ruled(ruling, now))
 
     def _case(self) -> Case:
         return Case(
@@ -202,16 +181,15 @@ class Execution:
         )
 
     def _ruled(self, ruling: Parked | Again, now: Instant) -> Step:
-        return self._park(ruling, now) if isinstance(ruling, Parked) else self._back(ruling, now)
-
-    def _back(self, ruling: Again, now: Instant) -> Step:
+        if isinstance(ruling, Parked):
+            return self._park(ruling, now)
         again = self._next(ruling, now)
         if ruling.rung is None:
             return self._wait_here(ruling, again, now)
         result = Result.RETRIED if ruling.cost is Cost.ATTEMPT else Result.DEFERRED
         outcome = self._outcome(result, ruling.error, delay=ruling.seconds)
-        headers = copies.retry_headers(self._delivery, again, now.wall)
-        return self._republish(delay_name(ruling.rung), headers, again, outcome, now)
+        copy = copies.to_ladder(self._delivery, again, ruling.rung, outcome, now.wall)
+        return self._republish(copy, now)
 
     def _wait_here(self, ruling: Again, again: Waybill, now: Instant) -> Step:
         """Hold the same delivery: the wait is too short for the broker, or the order is kept."""
@@ -222,8 +200,9 @@ class Execution:
         return Step(Wait(seconds=ruling.seconds))
 
     def _park(self, parked: Parked, now: Instant) -> Step:
-        """Let the substitute handle it, if there is one and it has not tried."""
-        if not self._spec.fallback or self._instead is not None:
+        """Let the substitute handle it, if there is one that it has not tried or that it could kill."""
+        tried = not self._spec.fallback or self._instead is not None
+        if tried or parked.reason is Reason.CRASH_LOOP:
             return self._to_parking(parked, now)
         self._instead = parked
         return Step(Run(attempt=self._waybill.attempt, fallback=True), self._presence.runs(None))
@@ -231,19 +210,13 @@ class Execution:
     def _to_parking(self, parked: Parked, now: Instant) -> Step:
         outcome = self._outcome(Result.PARKED, parked.error, reason=parked.reason)
         waybill = self._identified()
-        headers = copies.parking_headers(self._delivery, waybill, outcome, now.wall)
-        return self._republish(names.PARKING_EXCHANGE, headers, waybill, outcome, now)
+        return self._republish(copies.to_parking(self._delivery, waybill, outcome, self._spec, now.wall), now)
 
-    def _republish(
-        self, exchange: str, headers: dict[str, object], waybill: Waybill, outcome: Outcome, now: Instant
-    ) -> Step:
-        key = self._delivery.queue or ""
-        self._copy = Republish(
-            exchange=exchange, routing_key=key, headers=headers, waybill=waybill, outcome=outcome
-        )
+    def _republish(self, copy: Republish, now: Instant) -> Step:
+        self._copy = copy
         self._copy_since = now.monotonic
         self._turn.leave()
-        return Step(self._copy, self._presence.released())
+        return Step(copy, self._presence.released())
 
     def _copied(self, now: Instant) -> Step:
         copy = self._copy
@@ -262,10 +235,11 @@ class Execution:
         return Step(Wait(seconds=pause), events)
 
     def _end(self, verdict: type[Ack | GiveBack | Leave], result: Result) -> Step:
-        self._turn.leave()
+        told = self._turn.leave()
         outcome = self._outcome(result, None)
         ended = Ended(queue=self._delivery.queue, outcome=outcome)
-        return Step(verdict(outcome=outcome), (*self._presence.released(), *self._presence.stopped(), ended))
+        events = (*told, *self._presence.released(), *self._presence.stopped(), ended)
+        return Step(verdict(outcome=outcome), events)
 
     def _outcome(
         self,

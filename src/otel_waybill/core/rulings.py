@@ -1,29 +1,36 @@
-"""What follows from a failure: the order of the questions is fixed, and this is the place of it.
+"""What follows from an arrival or a failure: the order of the questions is fixed, and this is its place.
 
-No failure: handled. Permanent: parked. Deadline passed: parked. A refusal that costs nothing: put off.
-Attempts, the request's retries or the time for them used up: parked. The wait would outlast the deadline:
-parked at once. Budget empty: put off. Else: another run.
+On arrival. A crash loop: parked. A classic queue hands it out again, and that is to count: put off. Before
+its time: put off.
+
+After a failure. No failure: handled. Permanent: parked. Deadline passed: parked. A refusal that costs
+nothing: put off. Attempts, the request's retries or the time for them used up: parked. The wait would outlast
+the deadline: parked at once. Budget empty: put off. Else: another run.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from enum import Enum
 from typing import Final, NamedTuple
 
+from otel_waybill import names
 from otel_waybill.core.backoff import LONGEST_DELAY
 from otel_waybill.core.bounds import Bounds, reached
-from otel_waybill.core.delivery import Instant, Reason
+from otel_waybill.core.delivery import Delivery, Instant, Reason
+from otel_waybill.core.headers import number
 from otel_waybill.core.match import matches
-from otel_waybill.core.retry import Retry
+from otel_waybill.core.retry import REDELIVERIES, Retry
 from otel_waybill.core.spec import PolicySpec
 from otel_waybill.core.topology import SHORTEST, rung
 from otel_waybill.core.waybill import Hop, Waybill
 from otel_waybill.errors import CircuitOpen
 
+# Seconds below which nobody else would get to work, and redeliveries that are not spent on waiting.
+_STANDBY: Final = 1.0
+_LAST_REDELIVERIES: Final = 3
+# Milliseconds, at most, for which a message goes away that was held for too long.
 _DEFERRAL: Final = 30_000
-"""Milliseconds, at most, for which a message goes away that was held for too long."""
 
 Budget = Callable[[float], bool]
 """Whether one more retry is allowed at a monotonic time; it is spent by asking."""
@@ -90,6 +97,27 @@ class Case:
     bounds: Bounds
     budget: Budget | None
 
+    def on_arrival(self, delivery: Delivery, now: Instant) -> Parked | Again | None:
+        """Rule on *delivery* as it comes; None: there is nothing against a run."""
+        retry, hop = self.spec.retry, self.waybill.hop
+        if self._redeliveries_left(delivery) <= 0:
+            # Not one more: with its default limit of 20, RabbitMQ 4 drops the message after this delivery.
+            return Parked(Reason.CRASH_LOOP, None)
+        if retry is not None and retry.classic_guard and _is_from_a_classic_queue_again(delivery):
+            again = self.put_off(SHORTEST, Cost.ATTEMPT, now)
+            last = self.waybill.attempt >= retry.attempts or isinstance(again, Parked)
+            return Parked(Reason.CRASH_LOOP, None) if last else again
+        left = 0.0 if hop is None or hop.not_before is None else hop.not_before / 1000 - now.wall
+        return self.put_off(left, Cost.NOTHING, now) if left > 0.0 else None
+
+    def stands_by(self, delivery: Delivery, seconds: float) -> bool:
+        """Return whether a breaker that is open for *seconds* is a reason to leave the queue to others.
+
+        Not for a blink, and not if giving it back, which costs one of its redeliveries, may be too dear.
+        """
+        dear = self._redeliveries_left(delivery) <= _LAST_REDELIVERIES
+        return self.spec.single_active and seconds >= _STANDBY and not dear
+
     def after(self, error: BaseException | None, now: Instant, u: float) -> Ruling:
         """Rule on an attempt that failed with *error*, None for a nack, at *now*; *u* in [0, 1) is chance."""
         retry = self.spec.retry
@@ -114,12 +142,6 @@ class Case:
             wait = min(wait, self.spec.hold_max)
         again = Again(wait, milliseconds, cost, error)
         return again if cost is Cost.NOTHING else self._unless_late(again, now)
-
-    def moved(self, attempts: int, now: Instant) -> Parked | Again:
-        """Rule on a message that may have killed its consumer: out of the way, before it does so again."""
-        if self.waybill.attempt >= attempts:
-            return Parked(Reason.CRASH_LOOP, None)
-        return self.put_off(SHORTEST, Cost.ATTEMPT, now)
 
     def let_go(self, now: Instant) -> Parked | Again:
         """Rule on a message that was held for too long: away for a while, and then it waits here again."""
@@ -162,6 +184,10 @@ class Case:
         limited = waybill.retry_limit is not None and waybill.retries >= waybill.retry_limit
         return Reason.RETRY_LIMIT if limited else None
 
+    def _redeliveries_left(self, delivery: Delivery) -> int:
+        count = number(delivery.headers.get(names.HEADER_DELIVERY_COUNT)) or 0
+        return (REDELIVERIES if self.spec.retry is None else self.spec.retry.redeliveries) - count
+
     def _unless_late(self, again: Again, now: Instant) -> Parked | Again:
         if self.bounds.passed(now.monotonic + again.seconds):
             return Parked(Reason.DEADLINE_BEFORE_RETRY, again.error)
@@ -173,11 +199,16 @@ class Case:
         return again
 
 
+def _is_from_a_classic_queue_again(delivery: Delivery) -> bool:
+    return delivery.redelivered and names.HEADER_DELIVERY_COUNT not in delivery.headers
+
+
 def _asked(error: BaseException | None) -> float | None:
     """Return the seconds after which *error* itself asks to try again, if it does."""
     asked = getattr(error, "retry_after", None)
-    if isinstance(asked, timedelta):
-        asked = asked.total_seconds()
+    total_seconds = getattr(asked, "total_seconds", None)
+    if callable(total_seconds):  # a timedelta
+        asked = total_seconds()
     if isinstance(asked, bool) or not isinstance(asked, int | float) or not 0 <= asked < math.inf:
         return None
     return float(min(asked, LONGEST_DELAY))

@@ -1,20 +1,29 @@
 """What a policy needs at the broker, as values: the ladder of delays, the way back, and parking.
 
-Nothing here talks to a broker. A driver declares a plan when consuming starts, in the order given and
-never at the moment of failure: a broker that is killed right after it created a quorum queue can lose
+Nothing here talks to a broker. A driver takes the steps of a plan when consuming starts, in the order given
+and never at the moment of failure: a broker that is killed right after it created a quorum queue can lose
 what was confirmed into it.
 """
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from types import MappingProxyType
-from typing import Final, Literal
+from typing import Final
 
+from otel_waybill.core.anonymity import is_anonymous
+from otel_waybill.core.declarations import Arguments, Binding, Exchange, Queue, Topology
 from otel_waybill.core.retry import Retry
 from otel_waybill.core.rules import require
 from otel_waybill.core.spec import PolicySpec
-from otel_waybill.names import DELAY_PREFIX, PARKED_SUFFIX, PARKING_EXCHANGE, RETURN_EXCHANGE, UNROUTED
+from otel_waybill.errors import InvalidPolicy
+from otel_waybill.names import (
+    DELAY_PREFIX,
+    PARKED_SUFFIX,
+    PARKING_ANONYMOUS,
+    PARKING_EXCHANGE,
+    RETURN_EXCHANGE,
+    UNROUTED,
+)
 
 # Milliseconds, two to the octave. A name contains its time, so two programs can never disagree about it.
 RUNGS: Final = tuple(round(250 * 2 ** (k / 2)) for k in range(28))
@@ -27,12 +36,7 @@ _DEFERRAL: Final = 32_000
 # What is left of a wait longer than the last rung may be of any length: these are for that.
 _LAST_LEGS: Final = RUNGS[-8:]
 
-PRECONDITION_FAILED: Final = 406
-"""The reply code of a declaration that differs from what exists (AMQP 0-9-1)."""
-
 _LONGEST_NAME: Final = 255  # bytes, AMQP's limit
-
-Arguments = Mapping[str, str | int]
 
 _QUORUM: Final[Arguments] = MappingProxyType({"x-queue-type": "quorum"})
 # Messages kept for a person. RabbitMQ 4 drops a message after 20 looks unless told otherwise, and -1,
@@ -42,41 +46,6 @@ _KEPT: Final[Arguments] = MappingProxyType(
 )
 # What nobody can route still arrives somewhere.
 _ALTERNATE: Final[Arguments] = MappingProxyType({"alternate-exchange": UNROUTED})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exchange:
-    """A durable exchange to declare."""
-
-    name: str
-    type: Literal["direct", "fanout"]
-    arguments: Arguments = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Queue:
-    """A durable queue to declare."""
-
-    name: str
-    arguments: Arguments
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Binding:
-    """A binding to declare once its exchange and its queue exist."""
-
-    exchange: str
-    queue: str
-    routing_key: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Topology:
-    """Everything to declare, kind by kind in this order: exchanges, queues, bindings."""
-
-    exchanges: tuple[Exchange, ...]
-    queues: tuple[Queue, ...]
-    bindings: tuple[Binding, ...]
 
 
 def delay_name(ms: int) -> str:
@@ -110,20 +79,58 @@ def rung(delay: float, declared: Sequence[int]) -> int | None:
     return declared[min(bisect_left(declared, delay * 1000), len(declared) - 1)]
 
 
+def parking_key(queue: str, parking: str | None) -> str:
+    """Return the routing key with which messages of *queue* are parked: its name, if it is one that stays.
+
+    Each key leaves a binding behind at a *parking* queue of the user's. Generated names never end, so they
+    all share one, which is no queue's name because it begins as only ours do.
+    """
+    return f"{PARKING_ANONYMOUS}{parking}" if parking is not None and is_anonymous(queue) else queue
+
+
+def misplaced(queue: str, spec: PolicySpec, *, exclusive: bool = False) -> str | None:
+    """Return why a policy cannot stand on *queue*, or None.
+
+    Args:
+        queue: the consumed queue.
+        spec: the policy.
+        exclusive: whether the queue is known to vanish with its connection.
+    """
+    if spec.parking is None and (exclusive or is_anonymous(queue)):
+        return (
+            "the queue is server-named or exclusive, so what is parked would outlive it; "
+            "name a queue to park in, as in Policy(parking='orders.dlq')"
+        )
+    if queue == spec.parking:
+        return "it is the queue in which this policy parks, so what fails there would come back for ever"
+    if rungs(spec) and spec.topology != "declare" and is_anonymous(queue):
+        return (
+            "its name was generated, so nobody can have bound it to where delayed messages come back from; "
+            "use topology='declare', or a policy that neither retries by the broker nor holds"
+        )
+    return None
+
+
 def plan(queue: str, spec: PolicySpec) -> Topology:
-    """Return everything that a policy on *queue* needs; *queue* itself is the user's.
+    """Return what *spec* has done at the broker before *queue* is consumed; *queue* itself is the user's.
 
     The way back exists without retries too: a message that is replayed from parking takes it.
 
     Raises:
-        InvalidPolicy: the name of *queue* is too long for that of its parking queue.
+        InvalidPolicy: no such policy can stand on *queue*.
     """
-    parked = parked_name(queue)
-    require(
-        rule=f"a queue name of at most {_LONGEST_NAME - len(PARKED_SUFFIX)} bytes, to add {PARKED_SUFFIX!r}",
-        holds=len(parked.encode()) <= _LONGEST_NAME,
-        seen=queue,
-    )
+    objection = misplaced(queue, spec)
+    if objection is not None:
+        msg = f"a policy cannot stand on queue {queue!r}: {objection}"
+        raise InvalidPolicy(msg)
+    if spec.topology == "none":
+        return Topology()
+    needed = _needed(queue, spec)
+    return needed.checked() if spec.topology == "passive" else needed
+
+
+def _needed(queue: str, spec: PolicySpec) -> Topology:
+    parking = _parking_queue(queue, spec)
     delays = rungs(spec)
     return Topology(
         exchanges=(
@@ -132,18 +139,29 @@ def plan(queue: str, spec: PolicySpec) -> Topology:
             Exchange(name=PARKING_EXCHANGE, type="direct", arguments=_ALTERNATE),
             *(Exchange(name=delay_name(ms), type="fanout") for ms in delays),
         ),
-        queues=(
-            Queue(name=UNROUTED, arguments=_KEPT),
-            Queue(name=parked, arguments=_KEPT),
-            *(_delay_queue(ms) for ms in delays),
-        ),
+        queues=(Queue(name=UNROUTED, arguments=_KEPT), parking, *(_delay_queue(ms) for ms in delays)),
         bindings=(
             Binding(exchange=UNROUTED, queue=UNROUTED, routing_key=""),
             Binding(exchange=RETURN_EXCHANGE, queue=queue, routing_key=queue),
-            Binding(exchange=PARKING_EXCHANGE, queue=parked, routing_key=queue),
+            Binding(
+                exchange=PARKING_EXCHANGE, queue=parking.name, routing_key=parking_key(queue, spec.parking)
+            ),
             *(Binding(exchange=delay_name(ms), queue=delay_name(ms), routing_key="") for ms in delays),
         ),
     )
+
+
+def _parking_queue(queue: str, spec: PolicySpec) -> Queue:
+    if spec.parking is not None:
+        # The user's: we do not know its arguments, and to declare it with ours could only fail.
+        return Queue(name=spec.parking, passive=True)
+    parked = parked_name(queue)
+    require(
+        rule=f"a queue name of at most {_LONGEST_NAME - len(PARKED_SUFFIX)} bytes, to add {PARKED_SUFFIX!r}",
+        holds=len(parked.encode()) <= _LONGEST_NAME,
+        seen=queue,
+    )
+    return Queue(name=parked, arguments=_KEPT)
 
 
 def _delay_queue(ms: int) -> Queue:

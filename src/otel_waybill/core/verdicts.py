@@ -24,6 +24,7 @@ class Run:
         permit: the breaker's permit for this run, or None.
         held: seconds for which the delivery waited before.
         fallback: whether to call the substitute in its place.
+        strict: whether it may publish no more once that has passed.
     """
 
     attempt: int
@@ -31,6 +32,7 @@ class Run:
     permit: Permit | None = None
     held: float = 0.0
     fallback: bool = False
+    strict: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,9 +71,15 @@ class Ack:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GiveBack:
-    """Return the delivery to its queue, uncounted."""
+    """Return the delivery to its queue, uncounted.
+
+    Attributes:
+        outcome: what became of it.
+        standby: if not None, the consumer leaves its queue first, and comes back after so many seconds.
+    """
 
     outcome: Outcome
+    standby: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,11 +5,13 @@ is dropped whole. Facts of one hop are headers only and are believed only from t
 the broker's permissions guard. ``docs/wire-format.md`` specifies both.
 """
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeVar
 
 from otel_waybill import names
+from otel_waybill.core.belief import BELIEF, Belief, Claim, Judged, judge
 from otel_waybill.core.delivery import Delivery
 from otel_waybill.core.headers import LONGEST_TEXT, number, text
 
@@ -17,8 +19,6 @@ T = TypeVar("T")
 
 LONGEST_REQUEST_ID = 128
 LARGEST_COUNT = 1_000_000
-LONGEST_DEADLINE = 86_400.0
-"""Seconds; a deadline further away is no deadline that anybody waits for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,10 +81,17 @@ EMPTY = Waybill()
 
 
 class Decoded(NamedTuple):
-    """A waybill, and the names of the facts that arrived malformed and were read as absent."""
+    """What a message says, as far as it is believed.
+
+    Attributes:
+        waybill: the facts.
+        invalid: names of the facts that arrived malformed and were read as absent.
+        skew: seconds by which the sender's clock is ahead of ours, at least; 0 within the tolerance.
+    """
 
     waybill: Waybill
     invalid: tuple[str, ...] = ()
+    skew: float = 0.0
 
 
 class _Reader:
@@ -110,27 +117,42 @@ class _Reader:
         return self.read(name, lambda value: number(value, low, LARGEST_COUNT))
 
 
-def decode(delivery: Delivery, baggage: Mapping[str, object], *, now: float, max_deadline: float) -> Decoded:
+def decode(delivery: Delivery, baggage: Mapping[str, object], *, now: float, belief: Belief) -> Decoded:
     """Return the waybill of *delivery*; never raises, whatever the message holds.
 
     Args:
         delivery: the delivery as it came.
         baggage: the W3C baggage that came with it, decoded.
         now: Unix time, seconds.
-        max_deadline: seconds; a deadline further away than that is shortened to it.
+        belief: how much of its end-to-end facts is believed; the rest is absent, and nobody is told.
     """
     invalid: list[str] = []
-    waybill = _end_to_end(delivery.headers, baggage, invalid, now, max_deadline)
-    if delivery.exchange == names.RETURN_EXCHANGE:
-        waybill = _with_hop(waybill, _Reader(delivery.headers, invalid))
-    if waybill.id is None and delivery.message_id:
-        waybill = replace(waybill, id=delivery.message_id)
-    return Decoded(waybill, tuple(invalid))
+    facts = _Reader(delivery.headers, invalid)
+    hop = _hop(facts) if delivery.exchange == names.RETURN_EXCHANGE else None
+    believed = belief.in_sender(delivery.user_id if hop is None else hop.user_id)
+    # The headers of a copy are our own: they say what was believed when its original came. Its baggage may
+    # still be that of the original.
+    headers = delivery.headers if believed or hop is not None else {}
+    waybill, skew = _end_to_end(headers, baggage if believed else {}, invalid, now, belief)
+    if delivery.message_id:
+        identity = delivery.message_id
+        waybill = Waybill(id=identity) if waybill is EMPTY else replace(waybill, id=identity)
+    if hop is not None:
+        waybill = _again(waybill, hop, facts)
+    return Decoded(waybill, tuple(invalid), skew)
 
 
-def from_baggage(baggage: Mapping[str, object], *, now: float, max_deadline: float) -> Waybill:
-    """Return what *baggage* alone says, as when the work came in over HTTP."""
-    return _end_to_end({}, baggage, [], now, max_deadline)
+def decode_end_to_end(headers: Mapping[str, object], baggage: Mapping[str, object], *, now: float) -> Decoded:
+    """Return what came by another way than a delivery, as over HTTP; never raises.
+
+    Args:
+        headers: by their names in lower case.
+        baggage: the W3C baggage beside them, decoded.
+        now: Unix time, seconds.
+    """
+    invalid: list[str] = []
+    waybill, skew = _end_to_end(headers, baggage, invalid, now, BELIEF)
+    return Decoded(waybill, tuple(invalid), skew)
 
 
 def end_to_end_headers(waybill: Waybill, now: float) -> dict[str, str]:
@@ -148,6 +170,21 @@ def end_to_end_headers(waybill: Waybill, now: float) -> dict[str, str]:
     return headers
 
 
+def expiration(seconds: float, own: str | None) -> str:
+    """Return the property ``expiration`` of a message that nobody waits for after so many *seconds*.
+
+    Args:
+        seconds: what is left; with nothing left it is the shortest that lets a waiting consumer have it.
+        own: the message's own expiration in milliseconds, which is never made longer; None without one.
+            One that is no number is returned as it is, for the broker to say what is wrong.
+    """
+    milliseconds = max(1, math.ceil(seconds * 1000))
+    if own is None:
+        return str(milliseconds)
+    known = number(own)
+    return own if known is None else str(min(known, milliseconds))
+
+
 BAGGAGE_KEYS: Mapping[str, str] = {
     names.HEADER_DEADLINE: names.BAGGAGE_DEADLINE,
     names.HEADER_TIMEOUT: names.BAGGAGE_TIMEOUT,
@@ -156,26 +193,42 @@ BAGGAGE_KEYS: Mapping[str, str] = {
     names.HEADER_RETRY_LIMIT: names.BAGGAGE_RETRY_LIMIT,
 }
 """The baggage key of each end-to-end header; the values are the same."""
+_HEADERS = frozenset(BAGGAGE_KEYS)
+_MEMBERS = frozenset(BAGGAGE_KEYS.values())
 
 
 def _end_to_end(
-    headers: Mapping[str, object], baggage: Mapping[str, object], invalid: list[str], now: float, most: float
-) -> Waybill:
+    headers: Mapping[str, object],
+    baggage: Mapping[str, object],
+    invalid: list[str],
+    now: float,
+    belief: Belief,
+) -> tuple[Waybill, float]:
+    """Return the facts, each from the headers if it can be read there, and the skew of the deadline."""
     # Most messages carry nothing of ours: look before building readers.
     sources = []
-    if any(header in headers for header in BAGGAGE_KEYS):
-        sources.append(headers)
-    carried = (
-        {header: _member(header, baggage[key]) for header, key in BAGGAGE_KEYS.items() if key in baggage}
-        if baggage
-        else {}
+    if not _HEADERS.isdisjoint(headers):
+        sources.append(_Reader(headers, invalid))
+    if not _MEMBERS.isdisjoint(baggage):
+        carried = {
+            header: _member(header, baggage[key]) for header, key in BAGGAGE_KEYS.items() if key in baggage
+        }
+        sources.append(_Reader(carried, invalid))
+    if not sources:
+        return EMPTY, 0.0
+    request_id = _first(facts.read(names.HEADER_REQUEST_ID, _request_id) for facts in sources)
+    deadline, skew = _deadline(sources, belief, now)
+    waybill = Waybill(
+        request_id=request_id,
+        deadline=deadline,
+        retries=_first(facts.count(names.HEADER_RETRIES) for facts in sources) or 0,
+        retry_limit=_first(facts.count(names.HEADER_RETRY_LIMIT) for facts in sources),
     )
-    if carried:
-        sources.append(carried)
-    waybill = EMPTY
-    for facts in reversed(sources):
-        waybill = _overlaid(waybill, _Reader(facts, invalid), now, most)
-    return waybill
+    return waybill, skew
+
+
+def _first(values: Iterable[T | None]) -> T | None:
+    return next((value for value in values if value is not None), None)
 
 
 def _member(header: str, value: object) -> object:
@@ -186,35 +239,21 @@ def _member(header: str, value: object) -> object:
     return value.partition(";")[0].rstrip()
 
 
-def _overlaid(waybill: Waybill, facts: _Reader, now: float, most: float) -> Waybill:
-    """Return *waybill* with every fact that *facts* has and can be read."""
-    request_id = facts.read(names.HEADER_REQUEST_ID, lambda value: text(value, LONGEST_REQUEST_ID))
-    deadline = _deadline(facts, now, most)
-    retries = facts.count(names.HEADER_RETRIES)
-    retry_limit = facts.count(names.HEADER_RETRY_LIMIT)
-    return Waybill(
-        request_id=waybill.request_id if request_id is None else request_id,
-        deadline=waybill.deadline if deadline is None else deadline,
-        retries=waybill.retries if retries is None else retries,
-        retry_limit=waybill.retry_limit if retry_limit is None else retry_limit,
-    )
+def _deadline(sources: list[_Reader], belief: Belief, now: float) -> Judged:
+    if belief.deadline == "ignore":
+        return Judged(None)
+    claim = _first(_claim(facts) for facts in sources)
+    return Judged(None) if claim is None else judge(claim, belief, now)
 
 
-def _deadline(facts: _Reader, now: float, most: float) -> float | None:
-    """Return the deadline in Unix seconds, believed no further than the timeout beside it and *most* allow.
-
-    The timeout is what the sender saw left, so a receiver whose clock is behind never sees more than that.
-    """
+def _claim(facts: _Reader) -> Claim | None:
     deadline = facts.read(names.HEADER_DEADLINE, number)
     timeout = facts.read(names.HEADER_TIMEOUT, number)
-    if deadline is None:
-        return None
-    furthest = now + (most if timeout is None else min(most, timeout / 1000))
-    return min(deadline / 1000, furthest)
+    return None if deadline is None else Claim(deadline, timeout)
 
 
-def _with_hop(waybill: Waybill, facts: _Reader) -> Waybill:
-    hop = Hop(
+def _hop(facts: _Reader) -> Hop:
+    return Hop(
         exchange=facts.read(names.HEADER_ORIGIN_EXCHANGE, _name) or "",
         routing_key=facts.read(names.HEADER_ORIGIN_ROUTING_KEY, _name) or "",
         user_id=facts.read(names.HEADER_ORIGIN_USER_ID, _name),
@@ -225,8 +264,18 @@ def _with_hop(waybill: Waybill, facts: _Reader) -> Waybill:
         not_before=facts.read(names.HEADER_NOT_BEFORE, number),
         deferrals=facts.count(names.HEADER_DEFERRALS) or 0,
     )
+
+
+def _again(waybill: Waybill, hop: Hop, facts: _Reader) -> Waybill:
+    """Return the *waybill* of a message that comes back from the ladder."""
     attempt = facts.count(names.HEADER_ATTEMPT, low=1)
-    return replace(waybill, attempt=attempt or 1, id=facts.read(names.HEADER_ID, _name) or None, hop=hop)
+    return replace(
+        waybill, attempt=attempt or 1, id=facts.read(names.HEADER_ID, _name) or waybill.id, hop=hop
+    )
+
+
+def _request_id(value: object) -> str | None:
+    return text(value, LONGEST_REQUEST_ID)
 
 
 def _decimal(value: object) -> str | None:

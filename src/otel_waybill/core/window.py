@@ -1,52 +1,97 @@
-"""Counts of calls and failures over the last seconds.
-
-Time is cut into slices, and a slice leaves as a whole: a call is counted for at most the window, and for
-more than the window less one slice. Nothing is stored per call.
-"""
+"""Counts of calls, failures and slow calls: over the last seconds, or over the last calls."""
 
 import math
 from collections import deque
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 
 class Totals(NamedTuple):
-    """How many calls ended within the window, and how many of them failed."""
+    """How many calls a window holds, how many of them failed, and how many were slow."""
 
     calls: int
     failures: int
+    slow: int
 
 
-class Window:
-    """Counts over the last *seconds*, in *slices* equal parts.
+class Window(Protocol):
+    """What a breaker counts in. Time is whatever monotonic seconds the caller passes in."""
 
-    Time is whatever monotonic seconds the caller passes in. A time before one already seen, as threads
-    that race for a lock can produce, is taken for the latest.
+    def add(self, now: float, *, failed: bool, slow: bool) -> None:
+        """Count one call that ended at *now*."""
+
+    def totals(self, now: float) -> Totals:
+        """Return what the window that ends at *now* holds."""
+
+
+@dataclass(slots=True, eq=False)
+class _Slice:
+    number: float
+    calls: int = 0
+    failures: int = 0
+    slow: int = 0
+
+
+class TimeWindow:
+    """Counts over the last *seconds*, in *slices* equal parts; nothing is stored per call.
+
+    A slice leaves as a whole: a call is counted for at most the window, and for more than the window less
+    one slice. A time before one already seen, as threads that race for a lock can produce, is taken for
+    the latest.
     """
 
     def __init__(self, seconds: float, *, slices: int = 10) -> None:
         self._width = seconds / slices
-        self._slices = slices
-        self._latest = -math.inf
-        self._counts: deque[tuple[float, Totals]] = deque()  # (number of the slice, its totals), ascending
+        self._most = slices
+        self._slices = deque([_Slice(-math.inf)])  # ascending, and never none
 
-    def add(self, now: float, *, failed: bool) -> None:
+    def add(self, now: float, *, failed: bool, slow: bool) -> None:
         """Count one call that ended at *now*."""
-        self._advance(now)
-        calls, failures = self._counts.pop()[1] if self._is_current() else Totals(0, 0)
-        self._counts.append((self._latest, Totals(calls + 1, failures + failed)))
+        latest = self._latest(now)
+        latest.calls += 1
+        latest.failures += failed
+        latest.slow += slow
 
     def totals(self, now: float) -> Totals:
         """Return what the window that ends at *now* holds."""
-        self._advance(now)
+        self._latest(now)
         return Totals(
-            sum(counts.calls for _, counts in self._counts),
-            sum(counts.failures for _, counts in self._counts),
+            sum(each.calls for each in self._slices),
+            sum(each.failures for each in self._slices),
+            sum(each.slow for each in self._slices),
         )
 
-    def _is_current(self) -> bool:
-        return bool(self._counts) and self._counts[-1][0] == self._latest
+    def _latest(self, now: float) -> _Slice:
+        """Return the slice of *now*, and forget those that have left the window."""
+        number = math.floor(now / self._width)
+        latest = self._slices[-1]
+        if number > latest.number:
+            latest = _Slice(number)
+            self._slices.append(latest)
+            while self._slices[0].number <= number - self._most:
+                self._slices.popleft()
+        return latest
 
-    def _advance(self, now: float) -> None:
-        self._latest = max(self._latest, math.floor(now / self._width))
-        while self._counts and self._counts[0][0] <= self._latest - self._slices:
-            self._counts.popleft()
+
+class CountWindow:
+    """Counts over the last *calls*, however long ago they were; it stores as many pairs of flags."""
+
+    def __init__(self, calls: int) -> None:
+        self._last: deque[tuple[bool, bool]] = deque(maxlen=calls)  # (failed, slow), oldest first
+        self._failures = self._slow = 0
+
+    def add(self, now: float, *, failed: bool, slow: bool) -> None:
+        """Count one call; *now* does not matter."""
+        del now
+        if len(self._last) == self._last.maxlen:
+            forgotten_failed, forgotten_slow = self._last[0]
+            self._failures -= forgotten_failed
+            self._slow -= forgotten_slow
+        self._last.append((failed, slow))
+        self._failures += failed
+        self._slow += slow
+
+    def totals(self, now: float) -> Totals:
+        """Return what the window holds; *now* does not matter."""
+        del now
+        return Totals(len(self._last), self._failures, self._slow)

@@ -38,6 +38,12 @@ class Terms:
         """Return the terms of a policy that says *spec*."""
         return cls(spec=spec, breaker=breaker, shares=Shares(spec), fallback=fallback)
 
+    def holding(self) -> Self:
+        """Return the same terms for a delivery without a consumer that could leave its queue."""
+        if not self.spec.single_active:
+            return self
+        return replace(self, spec=replace(self.spec, single_active=False))
+
     def handler(self, run: Run, handler: Handler) -> Handler:
         """Return what *run* calls: *handler*, or the substitute for it."""
         return self.fallback if run.fallback and self.fallback is not None else handler

@@ -6,16 +6,24 @@ reports on all of it.
 
 import gc
 import threading
-from typing import Final
+from typing import Final, Protocol
 from weakref import WeakValueDictionary
 
-from otel_waybill.core.events import Event, Sink
+from otel_waybill.core.events import BreakerChanged, Event, Sink
 from otel_waybill.core.rules import require
 from otel_waybill.guard import harmless
 
+
+class Named(Protocol):
+    """A breaker, as the hub knows it."""
+
+    def tell(self, changed: BreakerChanged, /) -> None:
+        """Tell its own listeners what has *changed*."""
+
+
 _lock: Final = threading.Lock()
 _sinks: Final[dict[Sink, int]] = {}  # how many asked for each
-_breakers: Final[WeakValueDictionary[str, object]] = WeakValueDictionary()
+_breakers: Final[WeakValueDictionary[str, Named]] = WeakValueDictionary()
 _sinking: Final = harmless("telling a sink of an event")
 
 
@@ -34,7 +42,7 @@ def remove(sink: Sink) -> None:
 
 
 def emit(event: Event) -> None:
-    """Tell every sink of *event*, in the order in which they were added.
+    """Tell every sink of *event*, in the order in which they were added, and a changed breaker of its change.
 
     A sink that raises is logged once, and neither stops the others nor the caller. Never call this with a
     lock held: sinks are other people's code.
@@ -42,9 +50,11 @@ def emit(event: Event) -> None:
     for sink in tuple(_sinks):
         with _sinking:
             sink(event)
+    if isinstance(event, BreakerChanged) and (breaker := _breakers.get(event.breaker)) is not None:
+        breaker.tell(event)
 
 
-def register(name: str, breaker: object) -> None:
+def register(name: str, breaker: Named) -> None:
     """Take note of a live *breaker*; it is forgotten when the program drops its last reference.
 
     Raises:

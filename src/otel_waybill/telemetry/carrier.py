@@ -7,11 +7,15 @@ length is read as absent. What leaves is a copy: the caller's table is never wri
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
+from opentelemetry import trace
 from opentelemetry.context import Context, get_current
 from opentelemetry.propagate import get_global_textmap
 from opentelemetry.propagators.textmap import Getter, TextMapPropagator
+from opentelemetry.trace import SpanContext
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from otel_waybill.guard import harmless
+from otel_waybill.names import HEADER_TRACEPARENT
 
 # Bytes. W3C Baggage, the largest of these headers, may be dropped whole above it, and the propagator
 # does, but logs all of it, which is nobody's business.
@@ -29,7 +33,7 @@ class HeaderGetter(Getter[Mapping[str, object]]):
     def get(self, carrier: Mapping[str, object], key: str) -> list[str] | None:
         """Return the one value of *key*, or None unless it is UTF-8 text or bytes of at most 8192 bytes."""
         value = carrier.get(key)
-        if not isinstance(value, str | bytes | bytearray):
+        if not isinstance(value, (str, bytes, bytearray)):
             return None
         try:
             text = value if isinstance(value, str) else value.decode()
@@ -50,6 +54,24 @@ class HeaderGetter(Getter[Mapping[str, object]]):
 
 
 _getter = HeaderGetter()
+_traceparent = TraceContextTextMapPropagator()
+
+
+def creation(traceparent: object) -> SpanContext:
+    """Return the span context that a W3C *traceparent* names; an invalid one for anything else."""
+    context = _traceparent.extract({HEADER_TRACEPARENT: traceparent}, Context(), getter=_getter)
+    return trace.get_current_span(context).get_span_context()
+
+
+def forwarded(headers: Mapping[str, object] | None) -> tuple[SpanContext, ...]:
+    """Return what made the message whose *headers* are being published again, if they tell.
+
+    The conventions want the publish of a message that has a creation context already to link to it
+    (messaging-spans.md, "Context propagation").
+    """
+    if not headers or HEADER_TRACEPARENT not in headers:
+        return ()
+    return (creation(headers[HEADER_TRACEPARENT]),)
 
 
 def extract(headers: Mapping[str, object] | None, context: Context | None = None) -> Context:

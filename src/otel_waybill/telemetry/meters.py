@@ -1,10 +1,15 @@
 """The metrics of the conventions, and our own of what policies do."""
 
+from types import MappingProxyType
+
 from opentelemetry.metrics import Histogram, Meter
 
 from otel_waybill import names
+from otel_waybill.core.anonymity import is_anonymous
 from otel_waybill.core.events import (
+    BreakerCalled,
     BreakerChanged,
+    ClockSkewed,
     Confirmed,
     Ended,
     Event,
@@ -15,13 +20,15 @@ from otel_waybill.core.events import (
     RunStarted,
     Unconfirmed,
 )
-from otel_waybill.telemetry.semconv import Shape, Value, is_anonymous
+from otel_waybill.telemetry.semconv import Shape, Value
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
 """The buckets that the conventions ask for."""
 _LEFT = (0, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)
+_SKEWS = (1, 2, 5, 10, 30, 60, 300, 600, 3600, 86400)
 _RUNS = (1, 2, 3, 4, 5, 7, 10, 15, 20)
-_STATES = {"closed": 0, "half-open": 1, "open": 2}
+_STATES = {"disabled": -2, "metrics-only": -1, "closed": 0, "half-open": 1, "open": 2, "forced-open": 3}
+"""Above 0 where not every call is let in."""
 
 
 class Meters:
@@ -64,23 +71,33 @@ class Meters:
         self._invalid = meter.create_counter(
             names.METRIC_HEADERS_INVALID, "{header}", "Facts that arrived malformed and were read as absent."
         )
+        self._skew = seconds(
+            names.METRIC_CLOCK_SKEW, "How far the clock of a sender is ahead, at least.", _SKEWS
+        )
         self._breaker = meter.create_gauge(
-            names.METRIC_BREAKER_STATE, "{state}", "State of a breaker: 0 closed, 1 half-open, 2 open."
+            names.METRIC_BREAKER_STATE,
+            "{state}",
+            "State of a breaker: 0 closed, 1 half-open, 2 open, 3 forced open, -1 metrics only, -2 disabled.",
+        )
+        self._calls = meter.create_counter(
+            names.METRIC_BREAKER_CALLS, "{call}", "Calls through a breaker, by what became of them."
         )
 
     def record(self, known: Shape, seconds: float, error: str | None, *, counted: bool) -> None:
         """Measure one operation of *seconds*, failed with *error* if any; *counted* if it consumes."""
-        failure: dict[str, Value] = {} if error is None else {names.ERROR_TYPE: error}
         kind = known.operation.type
-        (self._process if kind == "process" else self._operation).record(seconds, {**known.timed, **failure})
+        duration = self._process if kind == "process" else self._operation
+        duration.record(seconds, _failed(known.timed, error))
         if kind == "send":
-            self._sent.add(1, {**known.measured, **failure})
+            self._sent.add(1, _failed(known.measured, error))
         elif kind != "settle" and counted:
-            self._consumed.add(1, {**known.measured, **failure})
+            self._consumed.add(1, _failed(known.measured, error))
 
     def __call__(self, event: Event) -> None:  # noqa: PLR0912, C901 - one branch for each kind of event
         """Measure what policies do."""
         match event:
+            case BreakerCalled(breaker=breaker, outcome=ending):
+                self._calls.add(1, {names.BREAKER_NAME: breaker, names.BREAKER_OUTCOME: str(ending)})
             case RunStarted(queue=queue, remaining=remaining):
                 self._running.add(1, _of(queue))
                 if remaining is not None:
@@ -106,8 +123,18 @@ class Meters:
             case HeadersInvalid(queue=queue, names=malformed):
                 for name in malformed:
                     self._invalid.add(1, _of(queue) | {names.HEADER: name})
+            case ClockSkewed(queue=queue, seconds=seconds):
+                self._skew.record(seconds, _of(queue))
             case BreakerChanged(breaker=breaker, after=after):
                 self._breaker.set(_STATES[after], {names.BREAKER_NAME: breaker})
+
+
+def _failed(attributes: MappingProxyType[str, Value], error: str | None) -> dict[str, Value]:
+    """Return a copy of *attributes*, with the *error* that the operation failed with, if it did."""
+    copy = attributes.copy()
+    if error is not None:
+        copy[names.ERROR_TYPE] = error
+    return copy
 
 
 def _of(queue: str | None) -> dict[str, Value]:

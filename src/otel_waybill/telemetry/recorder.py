@@ -1,29 +1,22 @@
 """Records operations: a span with all its attributes from the start, and its metrics at the end."""
 
-import contextlib
 import time
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from types import TracebackType
-from typing import Self
 
-from opentelemetry import context as otel
 from opentelemetry import trace
-from opentelemetry._logs import Logger, SeverityNumber
+from opentelemetry._logs import Logger
 from opentelemetry.context import Context
 from opentelemetry.trace import (
     Link,
     NonRecordingSpan,
     NoOpTracerProvider,
-    Span,
     SpanContext,
-    Status,
-    StatusCode,
     Tracer,
 )
 
 from otel_waybill import names
-from otel_waybill.config import Settings
+from otel_waybill.config.settings import Settings
 from otel_waybill.core.events import BreakerChanged, Event
 from otel_waybill.guard import harmless
 from otel_waybill.telemetry.hooks import REDACTED, Hooks, Message
@@ -36,19 +29,17 @@ from otel_waybill.telemetry.semconv import (
     Operation,
     Shape,
     consume_destination,
-    error_type,
     publish_destination,
     shape,
 )
+from otel_waybill.telemetry.work import Work
 
 _starting = harmless("starting a span")
-_ending = harmless("ending a span")
-_failing = harmless("recording an exception")
 _hooking = harmless("calling a hook")
 _redacting = harmless("redacting a header")
 _asking = harmless("asking for a destination template")
 _TYPES = ("send", "receive", "process", "settle")
-_REMEMBERED = 1024
+_REMEMBERED = 1024  # entries; more routing keys are in nobody's steady state, and a miss costs microseconds
 
 
 class Recorder:
@@ -79,6 +70,7 @@ class Recorder:
         self._hooks = hooks or Hooks()
         self._hook_of = {kind: self._hooks.for_operation(kind) for kind in _TYPES}
         self._captured = tuple(name.lower() for name in settings.capture_headers)
+        self._shape = lru_cache(_REMEMBERED)(self._build_shape)
         self._template = lru_cache(_REMEMBERED)(self._ask_for_template)
 
     def start(  # noqa: PLR0913 - what one operation is, each part by its name
@@ -105,12 +97,12 @@ class Recorder:
             more: attributes of the caller's own.
             since: ``time.perf_counter()`` at which it began, if that was before now.
         """
-        known = self._shape(operation, message, endpoint, temporary=temporary)
-        properties = message.properties
+        exchange, routing_key, queue, properties, _, delivery_tag = message
+        known = self._shape(operation, exchange, routing_key, queue, endpoint, temporary)
         attributes = known.attributes(
             message_id=getattr(properties, "message_id", None),
             conversation_id=getattr(properties, "correlation_id", None),
-            delivery_tag=message.delivery_tag,
+            delivery_tag=delivery_tag,
         )
         if self.settings.legacy_attributes and names.MESSAGING_CONVERSATION_ID in attributes:
             attributes[names.LEGACY_CONVERSATION_ID] = attributes[names.MESSAGING_CONVERSATION_ID]
@@ -136,15 +128,19 @@ class Recorder:
         around = trace.get_current_span(context).get_span_context()
         return Work(self, NonRecordingSpan(around), known, context, since)
 
-    def _shape(
-        self, operation: Operation, message: Message, endpoint: Endpoint | None, *, temporary: bool
+    def _build_shape(  # noqa: PLR0913, PLR0917 - positional, because that is what is remembered by
+        self,
+        operation: Operation,
+        exchange: str,
+        routing_key: str,
+        queue: str | None,
+        endpoint: Endpoint | None,
+        temporary: bool,  # noqa: FBT001 - see above
     ) -> Shape:
-        exchange, routing_key, queue, *_ = message
-        destination: Destination | None
+        if operation.type == "settle" and not (exchange or routing_key or queue):
+            return shape(operation, None, endpoint, legacy=self.settings.legacy_attributes)
         if operation is PUBLISH:
             destination = publish_destination(exchange, routing_key)
-        elif operation.type == "settle" and not (exchange or routing_key or queue):
-            return shape(operation, None, endpoint, legacy=self.settings.legacy_attributes)
         else:
             destination = consume_destination(exchange, routing_key, queue)
         if temporary or self._hooks.destination_template is not None:
@@ -174,96 +170,6 @@ class Recorder:
         return REDACTED
 
 
-class Work:
-    """One operation that is being recorded; as a block it is current inside and finished at the end."""
-
-    __slots__ = ("_context", "_error", "_recorder", "_shape", "_started", "_token", "counted", "span")
-
-    _token: object
-
-    def __init__(
-        self, recorder: Recorder, span: Span, known: Shape, context: Context, since: float | None
-    ) -> None:
-        self.span = span
-        self.counted = True
-        """Whether a delivery counts as consumed here, and not somewhere else already."""
-        self._recorder = recorder
-        self._shape = known
-        self._context = context
-        self._error: BaseException | None = None
-        self._started = time.perf_counter() if since is None else since
-
-    def __enter__(self) -> Self:
-        self._token = otel.attach(trace.set_span_in_context(self.span, self._context))
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        otel.detach(self._token)  # type: ignore[arg-type]  # the type of tokens is private
-        self.finish(error)
-
-    def current(self, context: Context | None = None) -> "Current":
-        """Return a block in which the span is current, in *context* or in the one it was started in."""
-        return Current(self.span, self._context if context is None else context)
-
-    def fail(self, error: BaseException) -> None:
-        """Mark the operation as failed by *error*; its first error is its error, others stand beside it."""
-        if error is self._error:
-            return
-        first = self._error is None
-        if first:
-            self._error = error
-        with _failing:
-            if first and self.span.is_recording():
-                self.span.set_attribute(names.ERROR_TYPE, error_type(error))
-                self.span.set_status(Status(StatusCode.ERROR, _described(error)))
-            self._record_exception(error)
-
-    def finish(self, error: BaseException | None = None) -> None:
-        """End it, failed if there is an *error*; a fault in here is ours and harms nobody."""
-        if error is not None and self._error is None:
-            self.fail(error)
-        with _ending:
-            seconds = time.perf_counter() - self._started
-            self.span.end()
-            if self._recorder.meters is not None:
-                failure = None if self._error is None else error_type(self._error)
-                self._recorder.meters.record(self._shape, seconds, failure, counted=self.counted)
-
-    def _record_exception(self, error: BaseException) -> None:
-        chosen, logger = self._recorder.settings.exceptions, self._recorder.logger
-        if chosen != "logs" and _described(error) is not None:
-            self.span.record_exception(error)
-        if chosen != "events" and logger is not None:
-            kind = self._shape.operation.type
-            severity = SeverityNumber.ERROR if kind == "process" else SeverityNumber.WARN
-            logger.emit(
-                context=trace.set_span_in_context(self.span, self._context),
-                severity_number=severity,
-                event_name=f"messaging.{kind}.exception",
-                exception=error,
-            )
-
-
-class Current:
-    """A block in which a span is current; the span outlives it."""
-
-    __slots__ = ("_context", "_token")
-
-    _token: object
-
-    def __init__(self, span: Span, context: Context) -> None:
-        self._context = trace.set_span_in_context(span, context)
-
-    def __enter__(self) -> Context:
-        self._token = otel.attach(self._context)
-        return self._context
-
-    def __exit__(self, *_: object) -> None:
-        otel.detach(self._token)  # type: ignore[arg-type]  # the type of tokens is private
-
-
 SILENT = Recorder(
     NoOpTracerProvider().get_tracer(names.DISTRIBUTION), Settings(settle_spans=False), silent=True
 )
@@ -277,6 +183,7 @@ def breaker_on_span(event: Event) -> None:
             names.BREAKER_NAME: event.breaker,
             names.BREAKER_PREVIOUS_STATE: event.before,
             names.BREAKER_STATE: event.after,
+            names.BREAKER_TRIGGER: event.trigger,
         }
         trace.get_current_span().add_event(names.EVENT_BREAKER, attributes)
 
@@ -284,13 +191,6 @@ def breaker_on_span(event: Event) -> None:
 def _moment(since: float) -> int:
     """Return Unix time in nanoseconds at ``time.perf_counter()`` *since*."""
     return time.time_ns() - round((time.perf_counter() - since) * 1e9)
-
-
-def _described(error: BaseException) -> str | None:
-    # A user's __str__ may raise; the status matters more than its text.
-    with contextlib.suppress(Exception):
-        return str(error)
-    return None
 
 
 def _text(value: object) -> str:

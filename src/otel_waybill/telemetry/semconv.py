@@ -1,34 +1,26 @@
 """What a span or a metric of a messaging operation is called and carries: facts in, names and values out.
 
 The rules are those of the OpenTelemetry semantic conventions 1.44, ``docs/messaging/rabbitmq.md`` and
-``messaging-spans.md``. Everything here is pure; what does not depend on the message is built once for each
-operation, destination and endpoint and remembered.
+``messaging-spans.md``. Everything here is pure; what does not depend on the message is a `Shape`, which is
+worth remembering.
 """
 
 import asyncio
-import re
 from collections.abc import Mapping
-from functools import lru_cache
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, NamedTuple, TypeAlias
 
 from opentelemetry.trace import SpanKind
 
 from otel_waybill import names
+from otel_waybill.core.anonymity import is_anonymous
 
 Value: TypeAlias = str | int | bool
 Attribute: TypeAlias = Value | tuple[str, ...]
 
 _SYSTEM: Final = "rabbitmq"
 _DEFAULT_EXCHANGE: Final = "amq.default"
-# Names that some program made up for one queue. The first line is the rule of the OpenTelemetry Java
-# instrumentation (broker, Spring AMQP, Spring Cloud Stream, bare UUID); aio-pika's ``amq_``, a number in its
-# earlier versions, and the reply addresses of direct reply-to are as unbounded and missing there.
-_ANONYMOUS: Final = re.compile(
-    r"(amq\.gen-|spring\.gen-).*|.*\.anonymous\.[\w-]{22}|HEX{8}(-HEX{4}){3}-HEX{12}"
-    r"|amq_(HEX{32}|0xHEX{1,32})|amq\.rabbitmq\.reply-to\..*".replace("HEX", "[0-9a-fA-F]"),
-    re.ASCII | re.DOTALL,
-)
 # Entries; more routing keys than this are in nobody's steady state, and a miss costs microseconds.
 _REMEMBERED: Final = 1024
 
@@ -74,8 +66,12 @@ class Destination(NamedTuple):
         return None if self.anonymous or self.temporary else self.name
 
 
-class Operation(NamedTuple):
-    """One thing done with a message: ``messaging.operation.name`` and ``.type``, and the kind of its span."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Operation:
+    """One thing done with a message: ``messaging.operation.name`` and ``.type``, and the kind of its span.
+
+    There are those below and no others, so each is equal to itself only.
+    """
 
     name: str
     type: str
@@ -103,9 +99,9 @@ class Shape(NamedTuple):
 
     operation: Operation
     name: str
-    fixed: Mapping[str, Value]
-    measured: Mapping[str, Value]
-    timed: Mapping[str, Value]
+    fixed: MappingProxyType[str, Attribute]
+    measured: MappingProxyType[str, Value]
+    timed: MappingProxyType[str, Value]
 
     def attributes(
         self,
@@ -123,7 +119,7 @@ class Shape(NamedTuple):
             delivery_tag: of a delivery or a settlement.
             batch: how many messages, only where the call could take several (``multiple``).
         """
-        attributes: dict[str, Attribute] = dict(self.fixed)
+        attributes = self.fixed.copy()
         if message_id and isinstance(message_id, str):
             attributes[names.MESSAGING_MESSAGE_ID] = message_id
         if conversation_id and isinstance(conversation_id, str):
@@ -135,7 +131,6 @@ class Shape(NamedTuple):
         return attributes
 
 
-@lru_cache(_REMEMBERED)
 def shape(
     operation: Operation,
     destination: Destination | None = None,
@@ -179,13 +174,11 @@ def shape(
     return Shape(operation, name, _known(fixed), _known(measured), _known(timed))
 
 
-@lru_cache(_REMEMBERED)
 def publish_destination(exchange: str, routing_key: str) -> Destination:
     """Return where a publish goes: ``{exchange}:{routing key}``, or whichever is not empty."""
     return _destination(exchange, routing_key, "")
 
 
-@lru_cache(_REMEMBERED)
 def consume_destination(exchange: str, routing_key: str, queue: str | None) -> Destination:
     """Return where a delivery comes from: ``{exchange}:{routing key}:{queue}`` without what is empty.
 
@@ -198,11 +191,6 @@ def consume_destination(exchange: str, routing_key: str, queue: str | None) -> D
         queue: what was consumed from; None when that is not known.
     """
     return _destination(exchange, routing_key, queue or "")
-
-
-def is_anonymous(name: str) -> bool:
-    """Return whether *name*, of a queue or a routing key, was generated for one use."""
-    return _ANONYMOUS.fullmatch(name) is not None
 
 
 def error_type(error: BaseException) -> str:
@@ -227,7 +215,7 @@ def _text(part: str | bytes) -> str:
     return part.decode(errors="backslashreplace") if isinstance(part, bytes) else part
 
 
-def _known(attributes: Mapping[str, Value | None]) -> Mapping[str, Value]:
+def _known(attributes: Mapping[str, Value | None]) -> MappingProxyType[str, Value]:
     """Return *attributes* without those that are None; read-only, because it is remembered and shared."""
     return MappingProxyType({key: value for key, value in attributes.items() if value is not None})
 

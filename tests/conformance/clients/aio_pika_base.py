@@ -12,6 +12,7 @@ import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import DeliveryError
 from aio_pika.message import IncomingMessage
+from aiormq.exceptions import ChannelLockedResource
 
 from conformance.clients.pika_blocking import at_once
 from conformance.protocol import PATIENCE, Features, Handler, Native, Properties, Received
@@ -94,6 +95,7 @@ class AioPika:
         (IncomingMessage, "reject"),
     )
     unroutable: ClassVar[type[Exception]] = DeliveryError
+    locked: ClassVar[type[Exception]] = ChannelLockedResource
     interruption: ClassVar[type[BaseException]] = asyncio.CancelledError
 
     def __init__(self, url: str) -> None:

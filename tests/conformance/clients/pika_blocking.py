@@ -10,7 +10,7 @@ from typing import Any, ClassVar, cast
 import pika
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.channel import Channel
-from pika.exceptions import UnroutableError
+from pika.exceptions import ChannelClosedByBroker, UnroutableError
 from pika.spec import Basic, BasicProperties
 
 from conformance.protocol import Features, Handler, Native, Properties, Received
@@ -75,6 +75,7 @@ class PikaBlocking:
         (Channel, "basic_reject"),
     )
     unroutable: ClassVar[type[Exception]] = UnroutableError
+    locked: ClassVar[type[Exception]] = ChannelClosedByBroker
     interruption: ClassVar[type[BaseException]] = SystemExit
 
     def __init__(self, url: str) -> None:

@@ -1,5 +1,6 @@
 """What arrives with a message: decoded without trust, continued without leaks."""
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,12 +19,13 @@ from opentelemetry.propagators.textmap import (
 )
 from opentelemetry.trace import NoOpTracerProvider
 
-from otel_waybill import names
+from otel_waybill import guard, names
 from otel_waybill.clients.shared.arrival import arrive, execution
-from otel_waybill.config import Parent, Settings
+from otel_waybill.config.settings import Parent, Settings
 from otel_waybill.context import Running, entered, running
+from otel_waybill.core.belief import Belief
 from otel_waybill.core.delivery import Delivery
-from otel_waybill.core.events import Event, HeadersInvalid
+from otel_waybill.core.events import ClockSkewed, Event, HeadersInvalid
 from otel_waybill.core.spec import PolicySpec
 from otel_waybill.core.verdicts import Republish, Returned, Run, Settled
 from otel_waybill.core.waybill import Hop, Waybill
@@ -184,7 +186,8 @@ def test_silence_leaves_trace_and_baggage_alone_but_not_the_waybill() -> None:
 
 def test_far_deadline_is_cut() -> None:
     """Nobody makes a consumer believe in a deadline that lies further away than its policy allows."""
-    arrival = arrive(arriving({names.HEADER_DEADLINE: "9" * 15}), Context(), RECORDER, max_deadline=60.0)
+    far, belief = arriving({names.HEADER_DEADLINE: "9" * 15}), Belief(max_deadline=60.0)
+    arrival = arrive(far, Context(), RECORDER, belief=belief)
     assert arrival.received.wall + 60.0 == arrival.waybill.deadline
 
 
@@ -192,6 +195,41 @@ def test_broken_headers_are_told(events: list[Event]) -> None:
     """Listeners can count the facts that arrive broken."""
     arrive(arriving({names.HEADER_RETRIES: []}), Context(), RECORDER)
     assert [HeadersInvalid(queue="orders", names=(names.HEADER_RETRIES,))] == events
+
+
+def skewed(seconds: float) -> Delivery:
+    """A delivery from a sender whose clock is so far ahead."""
+    sent = round((time.time() + seconds) * 1000)
+    return arriving({names.HEADER_DEADLINE: str(sent + 5000), names.HEADER_TIMEOUT: "5000"})
+
+
+def test_clock_that_is_ahead_is_told(
+    events: list[Event], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Listeners can measure the difference; one that makes deadlines worthless is a warning, once."""
+    monkeypatch.setattr(guard, "_warned", set())
+    arrival = arrive(skewed(60), Context(), RECORDER)
+    assert arrival.received.wall + 5.0 == arrival.waybill.deadline
+    assert [] == caplog.records
+    for _ in range(2):
+        assert arrive(skewed(6000), Context(), RECORDER).waybill.deadline is None
+    assert [60, 6000, 6000] == [round(event.seconds) for event in events if isinstance(event, ClockSkewed)]
+    (record,) = caplog.records
+    assert "sent 6000 s in the future (queue 'orders')" in record.getMessage()
+
+
+def test_stranger_is_not_believed(events: list[Event]) -> None:
+    """What a policy does not believe is not there for its handler, nor in the baggage that it passes on."""
+    headers = {
+        "traceparent": SENT,
+        "baggage": "tenant=acme,waybill.retries=2,waybill.deadline=1",
+        names.HEADER_REQUEST_ID: [],
+    }
+    arrival = arrive(arriving(headers), Context(), RECORDER, belief=Belief(trust="none"))
+    assert Waybill() == arrival.waybill == running(arrival.inside()).waybill
+    assert {"tenant": "acme"} == baggage.get_all(arrival.inside())
+    assert MESSAGE == parent(arrival.context)
+    assert [] == events
 
 
 @given(

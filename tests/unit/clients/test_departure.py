@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from otel_waybill import names
 from otel_waybill.clients.shared.departure import carrying, departing, fitting, traceparent
-from otel_waybill.config import Settings
+from otel_waybill.config.settings import Settings
 from otel_waybill.context import Running, entered
 from otel_waybill.core.waybill import Waybill
 from otel_waybill.telemetry.hooks import Message

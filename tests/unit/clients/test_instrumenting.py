@@ -3,11 +3,12 @@
 import logging
 from collections.abc import Iterator
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 from opentelemetry.context import Context
 from opentelemetry.sdk._logs import LoggerProvider
-from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
+from opentelemetry.sdk._logs.export import SimpleLogRecordProcessor
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
@@ -16,17 +17,19 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import Span
 
 from otel_waybill import names
-from otel_waybill.clients.shared.instrumenting import Options, switch_off, switch_on
+from otel_waybill.clients.shared import instrumenting
+from otel_waybill.clients.shared.instrumenting import LOGS_EXCEPTIONS, Options, switch_off, switch_on
 from otel_waybill.clients.shared.live import Live
 from otel_waybill.clients.shared.policies import Consumer
-from otel_waybill.config import Exceptions, Settings
+from otel_waybill.config.settings import Exceptions, Settings
 from otel_waybill.core.spec import PolicySpec
-from otel_waybill.errors import InvalidPolicy
+from otel_waybill.errors import InvalidPolicy, InvalidPolicyFile
 from otel_waybill.patching import PatchSet
 from otel_waybill.resilience.guarded import Terms
 from otel_waybill.telemetry.hooks import Hooks, Message
 from otel_waybill.telemetry.recorder import SILENT
 from otel_waybill.telemetry.semconv import ACK, PROCESS, PUBLISH
+from unit.log_records import InMemoryLogRecordExporter, with_exceptions
 
 ORDER = Message("shop", "order.new")
 
@@ -93,26 +96,43 @@ def test_signals_go_where_they_were_sent(bench: Bench) -> None:
     bench.on(settings=Settings(exceptions="logs"))
     bench.live.recorder().start(PUBLISH, ORDER, None, Context()).finish(ValueError())
     [span] = bench.spans.get_finished_spans()
-    [log] = bench.logs.get_finished_logs()
     data = bench.metrics.get_metrics_data()
     assert data is not None
     scopes = [
         span.instrumentation_scope,
-        log.instrumentation_scope,
         data.resource_metrics[0].scope_metrics[0].scope,
+        *(log.instrumentation_scope for log in bench.logs.get_finished_logs()),
     ]
     ours = ("otel-waybill", names.VERSION, "https://opentelemetry.io/schemas/1.44.0")
-    assert [ours] * 3 == [
+    assert [ours] * (3 if LOGS_EXCEPTIONS else 2) == [
         (scope.name, scope.version, scope.schema_url) for scope in scopes if scope is not None
     ]
 
 
+@with_exceptions
 @pytest.mark.parametrize(("expected", "chosen"), [(0, "events"), (1, "logs"), (1, "logs/dup")])
 def test_logs_are_for_those_who_chose_them(bench: Bench, expected: int, chosen: Exceptions) -> None:
     """By default there is none."""
     bench.on(settings=Settings(exceptions=chosen))
     bench.live.recorder().start(PUBLISH, ORDER, None, Context()).finish(ValueError())
     assert expected == len(bench.logs.get_finished_logs())
+
+
+def test_exceptions_stay_on_their_spans_where_they_cannot_be_logged(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No exception that was meant for the log is lost: a warning says where it is instead."""
+    monkeypatch.setattr(instrumenting, "LOGS_EXCEPTIONS", False)
+    bench.on(settings=Settings(exceptions="logs"))
+    bench.live.recorder().start(PUBLISH, ORDER, None, Context()).finish(ValueError())
+    [span] = bench.spans.get_finished_spans()
+    assert ["exception"] == [event.name for event in span.events]
+    assert () == bench.logs.get_finished_logs()
+    expected = (
+        "otel-waybill keeps exceptions as span events: logging them needs opentelemetry-api 1.42, "
+        f"this is {version('opentelemetry-api')}"
+    )
+    assert [expected] == [record.getMessage() for record in caplog.records]
 
 
 def test_metrics_can_be_switched_off(bench: Bench) -> None:
@@ -148,6 +168,37 @@ def test_policies_are_applied_by_name(bench: Bench) -> None:
     """What was given by name holds for consumers of that name."""
     bench.on(terms={"orders": Terms.of(PolicySpec())})
     assert bench.live.policies.bind(print, Consumer(queue="orders")).terms is not None
+
+
+def test_policies_of_a_file_apply_where_none_are_given(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The environment names the file; what the program gives wins."""
+    (tmp_path / "policies.toml").write_text("[policies.orders]")
+    monkeypatch.setenv("OTEL_WAYBILL_POLICIES", str(tmp_path / "policies.toml"))
+    bench.on()
+    assert bench.live.policies.bind(print, Consumer(queue="orders")).terms is not None
+    bench.off()
+    bench.on(terms={})
+    assert bench.live.policies.bind(print, Consumer(queue="orders")).terms is None
+
+
+def test_policies_that_cannot_be_read_let_nobody_consume(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The program is traced, told once, and refused when it begins to consume, with a new error each time."""
+    monkeypatch.setenv("OTEL_WAYBILL_POLICIES", str(tmp_path / "absent.toml"))
+    bench.on()
+    bench.off()
+    bench.on()
+    assert 1 == caplog.text.count("no policies, so nothing can be consumed")
+    assert not bench.live.recorder().silent
+    errors = []
+    for _ in range(2):
+        with pytest.raises(InvalidPolicyFile, match="No such file") as caught:
+            bench.live.policies.bind(print, Consumer(queue="orders"))
+        errors.append(caught.value)
+    assert errors[0] is not errors[1]
 
 
 def named(called: list[str], name: str) -> object:

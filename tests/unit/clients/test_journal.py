@@ -1,6 +1,9 @@
 """The journal: one process span per attempt, with what led to it, what came of it and what left with it."""
 
+import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,14 +20,15 @@ from otel_waybill import guard, names
 from otel_waybill.clients.shared import journal as module
 from otel_waybill.clients.shared.arrival import arrive, execution
 from otel_waybill.clients.shared.journal import Journal
-from otel_waybill.config import Settings
-from otel_waybill.context import remaining, running
+from otel_waybill.config.settings import Settings
+from otel_waybill.context import check_publish, detached, remaining, running
 from otel_waybill.core.backoff import Backoff
 from otel_waybill.core.delivery import Delivery, Instant, Outcome, Reason, Result
 from otel_waybill.core.events import BreakerChanged, Event
 from otel_waybill.core.retry import Retry
 from otel_waybill.core.spec import PolicySpec
 from otel_waybill.core.verdicts import Raised, Republish, Run, Step, Verdict, Waited
+from otel_waybill.errors import DeadlineExceeded
 from otel_waybill.guard import harmless
 from otel_waybill.resilience import hub
 from otel_waybill.resilience.guarded import Terms
@@ -41,7 +45,7 @@ HEADERS: dict[str, Any] = {
 }
 RETRY = Retry(attempts=2, backoff=Backoff(first=1.0, ceiling=30.0, jitter="none"))
 HERE = Retry(attempts=3, backoff=Backoff(first=0.1, ceiling=0.1, jitter="none"))
-OPENED = BreakerChanged(breaker="payments", before="closed", after="half-open")
+OPENED = BreakerChanged(breaker="payments", before="open", after="half-open", trigger="retried")
 HANDLED = Outcome(result=Result.HANDLED, attempt=1)
 
 
@@ -55,6 +59,7 @@ class Story:
         *,
         counted: bool = False,
         silent: bool = False,
+        refuse_publish: bool = False,
     ) -> None:
         self._spans = InMemorySpanExporter()
         self._reader = InMemoryMetricReader()
@@ -71,7 +76,8 @@ class Story:
         )
         arrival = arrive(delivery, Context(), self.recorder)
         self.now = arrival.received
-        self.execution = execution(Terms.of(PolicySpec(retry=retry)), arrival)
+        spec = PolicySpec(retry=retry, refuse_publish=refuse_publish)
+        self.execution = execution(Terms.of(spec), arrival)
         message = Message("shop", "order.new", "orders", None, b"{}", 7)
         self.journal = Journal(self.recorder, arrival, self.execution, message, None, counted=counted)
 
@@ -114,6 +120,11 @@ class Story:
             if metric.name == "messaging.client.consumed.messages" and isinstance(point, NumberDataPoint)
         ]
         return sum(counts)
+
+
+def in_seconds(seconds: float) -> str:
+    """The header of a deadline so far away."""
+    return str(round((time.time() + seconds) * 1000))
 
 
 def told(span: ReadableSpan) -> dict[str, Any]:
@@ -170,7 +181,7 @@ def listening() -> Iterator[list[tuple[Event, trace.SpanContext]]]:
 
 def test_an_attempt_is_one_span_with_its_facts() -> None:
     """A child of the publish that says which run it is, on whose behalf, and how it ended."""
-    story = Story(headers=HEADERS | {"waybill-deadline": str(10**14), "waybill-timeout": "5000"})
+    story = Story(headers=HEADERS | {"waybill-deadline": in_seconds(5)})
     story.run()
     story.journal.close(HANDLED)
     [span] = story.spans()
@@ -203,7 +214,7 @@ def test_a_message_without_facts_has_no_attributes_for_them() -> None:
 
 def test_the_handler_runs_in_its_span_with_its_waybill() -> None:
     """Whatever it calls continues the trace, the request and the deadline of the message."""
-    story = Story(headers=HEADERS | {"waybill-deadline": str(10**14), "waybill-timeout": "5000"})
+    story = Story(headers=HEADERS | {"waybill-deadline": in_seconds(5)})
     with story.journal.current(story.run()):
         inside = trace.get_current_span().get_span_context()
         assert "123456" == running().waybill.request_id
@@ -213,6 +224,19 @@ def test_the_handler_runs_in_its_span_with_its_waybill() -> None:
         assert "acme" == baggage.get_baggage("tenant")
     story.journal.close(HANDLED)
     assert identity(story.spans()[0]) == inside
+
+
+@pytest.mark.parametrize("refuses", [True, False])
+def test_a_policy_says_whether_an_expired_handler_may_publish(*, refuses: bool) -> None:
+    """By default what is half done can be finished; a strict policy stops it, unless it is detached."""
+    story = Story(headers=HEADERS | {"waybill-deadline": in_seconds(60)}, refuse_publish=refuses)
+    with story.journal.current(replace(story.run(), due=time.monotonic())):
+        with detached():
+            check_publish()
+        with pytest.raises(DeadlineExceeded) if refuses else nullcontext():
+            check_publish()
+    with story.journal.current():
+        check_publish()
 
 
 def test_a_delivery_counts_as_consumed_once() -> None:

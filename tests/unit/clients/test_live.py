@@ -12,7 +12,7 @@ from opentelemetry.trace import NoOpTracerProvider
 
 from otel_waybill.clients.shared.live import Live
 from otel_waybill.clients.shared.policies import Consumer, Policies
-from otel_waybill.config import Settings
+from otel_waybill.config.settings import Settings
 from otel_waybill.core.events import BreakerChanged, RunStarted
 from otel_waybill.core.spec import PolicySpec
 from otel_waybill.resilience import hub
@@ -21,7 +21,7 @@ from otel_waybill.telemetry.meters import Meters
 from otel_waybill.telemetry.recorder import SILENT, Recorder
 
 STARTED = RunStarted(queue="orders", remaining=None)
-OPENED = BreakerChanged(breaker="payments", before="closed", after="open")
+OPENED = BreakerChanged(breaker="payments", before="closed", after="open", trigger="tripped")
 TRACER = NoOpTracerProvider().get_tracer("test")
 POLICIES = Policies({"orders": Terms.of(PolicySpec())})
 

@@ -125,7 +125,7 @@ def test_name_with_the_characters_of_a_glob_is_a_name_too(name: str) -> None:
 )
 def test_first_objection_is_the_one_to_act_on(expected: str, consumer: Consumer) -> None:
     """Where several things are in the way, the one that nothing else would help is named."""
-    assert str(consumer.objection()).startswith(expected)
+    assert str(consumer.objection(PolicySpec())).startswith(expected)
 
 
 @unfit
@@ -153,7 +153,29 @@ def test_glob_skips_what_it_cannot_cover(consumer: Consumer, caplog: pytest.LogC
 
 def test_ordinary_arguments_are_no_objection() -> None:
     """A priority queue is a queue."""
-    assert Consumer(queue="orders", arguments={"x-priority": 10}).objection() is None
+    assert Consumer(queue="orders", arguments={"x-priority": 10}).objection(PolicySpec()) is None
+
+
+@pytest.mark.parametrize(
+    "consumer", [UNFIT["server-named"], UNFIT["exclusive"]], ids=["server-named", "exclusive"]
+)
+def test_policy_that_parks_elsewhere_stands_on_private_queues(consumer: Consumer) -> None:
+    """Where what fails has a place to outlive the queue, nothing is lost: by wrap, by name and by glob."""
+    parking = Terms.of(PolicySpec(parking="orders.dlq"))
+    bound = Bound(handle, settling(parking, "return"))
+    assert bound == Policies().bind(Guarded(handle, parking, None, print), consumer)
+    passed = telling(Guarded(handle, parking, None, print))
+    assert Bound(passed, None, passed=True) == Policies().bind(passed, consumer)
+    for name in (consumer.queue, "*"):
+        assert Bound(handle, settling(parking, "handler")) == Policies({name: parking}).bind(handle, consumer)
+
+
+def test_glob_passes_by_the_queue_in_which_it_parks(caplog: pytest.LogCaptureFixture) -> None:
+    """A policy for everything does not apply to what has already failed under it."""
+    policies = Policies({"*": Terms.of(PolicySpec(parking="orders.dlq"))})
+    with caplog.at_level(logging.INFO, "otel_waybill"):
+        assert Bound(handle, None) == policies.bind(handle, Consumer(queue="orders.dlq"))
+    assert "it is the queue in which this policy parks" in caplog.text
 
 
 @pytest.mark.parametrize("seen", [None, 1, 65_535])

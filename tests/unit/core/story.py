@@ -7,7 +7,7 @@ from otel_waybill import names
 from otel_waybill.core.backoff import Backoff
 from otel_waybill.core.breaker import Admission, Permit
 from otel_waybill.core.delivery import Delivery, Instant, Reason, Result
-from otel_waybill.core.events import BreakerChanged, Held, Released, RunEnded, RunStarted
+from otel_waybill.core.events import BreakerChanged, BreakerEvent, Held, Released, RunEnded, RunStarted
 from otel_waybill.core.gate import NO_LIMITS, Gate, Limits
 from otel_waybill.core.line import Bell
 from otel_waybill.core.pipeline import Execution
@@ -27,7 +27,7 @@ SPEC = PolicySpec(retry=RETRY, settle="return")
 DELIVERY = Delivery(
     queue="orders", exchange="shop", routing_key="order.created", headers={}, message_id="4711"
 )
-OPENED = BreakerChanged(breaker="payments", before="closed", after="open")
+OPENED = BreakerChanged(breaker="payments", before="closed", after="open", trigger="tripped")
 STARTED = RunStarted(queue="orders", remaining=None)
 STOPPED = RunEnded(queue="orders")
 HELD = Held(queue="orders", breaker="payments")
@@ -43,31 +43,37 @@ class Turnstile:
         self.refusals = list(refusals)
         self.changed = changed
         self.closed: dict[Permit, list[str]] = {}
+        self.errors: list[BaseException | None] = []
 
     def acquire(self, now: float, u: float) -> Admission:
         """Refuse as often as told, then let everybody in."""
-        del now, u
+        del u
         if self.refusals:
             return Admission(permit=None, retry_after=self.refusals.pop(0), changed=self.changed)
-        permit = Permit(generation=1, probe=False, id=len(self.closed))
+        permit = Permit(breaker=None, generation=1, since=now)
         self.closed[permit] = []
         return Admission(permit=permit, changed=self.changed)
 
-    def succeed(self, permit: Permit, now: float) -> BreakerChanged | None:
+    def succeed(self, permit: Permit, now: float, u: float) -> tuple[BreakerEvent, ...]:
         """Note a success."""
-        del now
-        self.closed[permit].append("succeeded")
-        return self.changed
-
-    def fail(self, permit: Permit, now: float, u: float) -> BreakerChanged | None:
-        """Note a failure."""
         del now, u
-        self.closed[permit].append("failed")
-        return self.changed
+        return self._close(permit, "succeeded")
 
-    def release(self, permit: Permit) -> None:
+    def fail(
+        self, permit: Permit, now: float, u: float, error: BaseException | None = None
+    ) -> tuple[BreakerEvent, ...]:
+        """Note a failure, and with which error."""
+        del now, u
+        self.errors.append(error)
+        return self._close(permit, "failed")
+
+    def release(self, permit: Permit) -> tuple[BreakerEvent, ...]:
         """Note that a permit came back unused."""
-        self.closed[permit].append("released")
+        return self._close(permit, "released")
+
+    def _close(self, permit: Permit, how: str) -> tuple[BreakerEvent, ...]:
+        self.closed[permit].append(how)
+        return () if self.changed is None else (self.changed,)
 
     def closings(self) -> list[str]:
         """How the permits were closed, in order; an open one is missing here."""

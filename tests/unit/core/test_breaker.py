@@ -11,11 +11,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, precondition, rule
 
 from otel_waybill.core.breaker import PROBE_WAIT, TRANSITIONS, Breaker, Permit, State, Trigger
-from otel_waybill.core.events import BreakerChanged
+from otel_waybill.core.events import BreakerCalled, BreakerChanged, BreakerEvent, CallOutcome
 from otel_waybill.core.spec import BreakerSpec
-from otel_waybill.errors import InvalidPolicy
+from otel_waybill.errors import CircuitOpen, DeadlineExceeded, InvalidPolicy
 
 SPEC = BreakerSpec(name="payments", minimum_calls=4, open_jitter=0.0)
+SLOW = replace(SPEC, slow_after=1.0, slow_rate=0.5)
+BY_HAND = {
+    Trigger.FORCED: State.FORCED_OPEN,
+    Trigger.OBSERVED: State.METRICS_ONLY,
+    Trigger.DISABLED: State.DISABLED,
+    Trigger.RESET: State.CLOSED,
+}
 chances = st.floats(0, 1, exclude_max=True)
 
 
@@ -26,19 +33,52 @@ def let_in(breaker: Breaker, now: float) -> Permit:
     return permit
 
 
+def change(told: tuple[BreakerEvent, ...]) -> BreakerChanged | None:
+    """The change among what there is to tell."""
+    return next((each for each in told if isinstance(each, BreakerChanged)), None)
+
+
+def succeed(breaker: Breaker, permit: Permit, now: float, u: float = 0.5) -> BreakerChanged | None:
+    """Report a success, and return what it changed."""
+    return change(breaker.succeed(permit, now, u))
+
+
+def fail(breaker: Breaker, permit: Permit, now: float, u: float = 0.5) -> BreakerChanged | None:
+    """Report a failure, and return what it changed."""
+    return change(breaker.fail(permit, now, u))
+
+
+def outcomes(told: tuple[BreakerEvent, ...]) -> list[CallOutcome]:
+    """How calls ended, among what there is to tell."""
+    return [each.outcome for each in told if isinstance(each, BreakerCalled)]
+
+
 def tripped(spec: BreakerSpec = SPEC, now: float = 0.0, u: float = 0.5) -> Breaker:
     """A breaker that has just opened."""
     breaker = Breaker(spec)
     for _ in range(spec.minimum_calls):
-        breaker.fail(let_in(breaker, now), now, u)
+        fail(breaker, let_in(breaker, now), now, u)
     assert State.OPEN is breaker.state
     return breaker
 
 
-def picture(breaker: Breaker) -> dict[str, object]:
+def brought_to(state: State) -> Breaker:
+    """A breaker in *state*."""
+    breaker = Breaker(SPEC) if state in {*BY_HAND.values()} else tripped()
+    for trigger, after in BY_HAND.items():
+        if after is state is not State.CLOSED:
+            breaker.override(trigger)
+    if state is State.HALF_OPEN:
+        let_in(breaker, 5.0)
+    assert state is breaker.state
+    return breaker
+
+
+def picture(breaker: Breaker) -> dict[str, Any]:
     """Everything that a breaker remembers, to compare before and after."""
     facts = copy.deepcopy(vars(breaker))
-    facts["_window"] = vars(facts["_window"])
+    facts["_window"] = facts["_window"].totals(0.0)
+    facts["_running"] = list(breaker._running)
     return facts
 
 
@@ -59,19 +99,19 @@ def test_opens_at_the_failure_rate() -> None:
     """Half of the calls failing opens it, and the change says from what to what."""
     breaker = Breaker(SPEC)
     for _ in range(2):
-        assert breaker.succeed(let_in(breaker, 0.0), 0.0) is None
-    assert breaker.fail(let_in(breaker, 0.0), 0.0, 0.5) is None
-    changed = breaker.fail(let_in(breaker, 0.0), 0.0, 0.5)
-    assert BreakerChanged(breaker="payments", before="closed", after="open") == changed
+        assert succeed(breaker, let_in(breaker, 0.0), 0.0) is None
+    assert fail(breaker, let_in(breaker, 0.0), 0.0, 0.5) is None
+    changed = fail(breaker, let_in(breaker, 0.0), 0.0, 0.5)
+    assert BreakerChanged(breaker="payments", before="closed", after="open", trigger="tripped") == changed
 
 
 def test_stays_closed_below_the_failure_rate() -> None:
     """Fewer failures than the rate are ordinary life."""
     breaker = Breaker(SPEC)
     for _ in range(3):
-        breaker.succeed(let_in(breaker, 0.0), 0.0)
+        succeed(breaker, let_in(breaker, 0.0), 0.0)
     for _ in range(2):
-        assert breaker.fail(let_in(breaker, 0.0), 0.0, 0.5) is None
+        assert fail(breaker, let_in(breaker, 0.0), 0.0, 0.5) is None
     assert State.CLOSED is breaker.state
 
 
@@ -79,7 +119,7 @@ def test_stays_closed_below_the_minimum_of_calls() -> None:
     """A few failures at night, when there are few calls, say nothing."""
     breaker = Breaker(SPEC)
     for _ in range(3):
-        assert breaker.fail(let_in(breaker, 0.0), 0.0, 0.5) is None
+        assert fail(breaker, let_in(breaker, 0.0), 0.0, 0.5) is None
     assert State.CLOSED is breaker.state
 
 
@@ -87,7 +127,7 @@ def test_old_failures_are_forgotten() -> None:
     """Failures spread over more than the window do not add up."""
     breaker = Breaker(SPEC)
     for second in range(0, 100, 4):
-        assert breaker.fail(let_in(breaker, second), second, 0.5) is None
+        assert fail(breaker, let_in(breaker, second), second, 0.5) is None
 
 
 @given(st.integers(1, 200), st.integers(1, 100))
@@ -98,18 +138,18 @@ def test_rate_is_met_exactly(calls: int, percent: int) -> None:
     needed = -(-calls * percent // 100)
     breaker = Breaker(spec)
     for _ in range(calls - needed):
-        breaker.succeed(let_in(breaker, 0.0), 0.0)
+        succeed(breaker, let_in(breaker, 0.0), 0.0)
     for _ in range(needed - 1):
-        assert breaker.fail(let_in(breaker, 0.0), 0.0, 0.5) is None
-    assert breaker.fail(let_in(breaker, 0.0), 0.0, 0.5) is not None
+        assert fail(breaker, let_in(breaker, 0.0), 0.0, 0.5) is None
+    assert fail(breaker, let_in(breaker, 0.0), 0.0, 0.5) is not None
 
 
 def test_a_success_never_opens() -> None:
     """The call that worked is not the one that closes the door, even when it completes the minimum."""
     breaker = Breaker(SPEC)
     for _ in range(3):
-        breaker.fail(let_in(breaker, 0.0), 0.0, 0.5)
-    assert breaker.succeed(let_in(breaker, 0.0), 0.0) is None
+        fail(breaker, let_in(breaker, 0.0), 0.0, 0.5)
+    assert succeed(breaker, let_in(breaker, 0.0), 0.0) is None
     assert State.CLOSED is breaker.state
 
 
@@ -128,7 +168,10 @@ def test_first_call_after_the_open_time_is_a_probe() -> None:
     assert admission.permit is not None
     assert admission.permit.probe
     assert 0.0 == admission.retry_after
-    assert BreakerChanged(breaker="payments", before="open", after="half-open") == admission.changed
+    assert (
+        BreakerChanged(breaker="payments", before="open", after="half-open", trigger="retried")
+        == admission.changed
+    )
     assert State.HALF_OPEN is breaker.state
 
 
@@ -138,15 +181,15 @@ def test_half_open_lets_in_so_many_probes_and_no_more() -> None:
     probes = [let_in(breaker, 5.0) for _ in range(3)]
     assert all(permit.probe for permit in probes)
     assert (None, PROBE_WAIT) == (breaker.acquire(5.0, 0.0).permit, breaker.acquire(5.0, 0.0).retry_after)
-    assert 1.5 * PROBE_WAIT == pytest.approx(breaker.acquire(500.0, 0.5).retry_after)
+    assert 1.5 * PROBE_WAIT == pytest.approx(breaker.acquire(64.0, 0.5).retry_after)
 
 
 def test_finished_probes_keep_their_place() -> None:
     """The number of probes is for the whole round, not at a time."""
     breaker = tripped(replace(SPEC, probes=4, probe_success=0.75))
-    breaker.succeed(let_in(breaker, 5.0), 5.0)
-    breaker.fail(let_in(breaker, 5.0), 5.0, 0.5)
-    breaker.succeed(let_in(breaker, 5.0), 5.0)
+    succeed(breaker, let_in(breaker, 5.0), 5.0)
+    fail(breaker, let_in(breaker, 5.0), 5.0, 0.5)
+    succeed(breaker, let_in(breaker, 5.0), 5.0)
     let_in(breaker, 5.0)
     assert breaker.acquire(5.0, 0.5).permit is None
 
@@ -164,12 +207,14 @@ def test_enough_probes_close_it_with_a_clean_slate() -> None:
     """Two of three probes close it, and what failed before it opened no longer counts."""
     breaker = tripped()
     first, second, third = [let_in(breaker, 5.0) for _ in range(3)]
-    assert breaker.fail(first, 5.0, 0.5) is None
-    assert breaker.succeed(second, 5.0) is None
-    changed = breaker.succeed(third, 5.0)
-    assert BreakerChanged(breaker="payments", before="half-open", after="closed") == changed
+    assert fail(breaker, first, 5.0, 0.5) is None
+    assert succeed(breaker, second, 5.0) is None
+    changed = succeed(breaker, third, 5.0)
+    assert (
+        BreakerChanged(breaker="payments", before="half-open", after="closed", trigger="recovered") == changed
+    )
     for _ in range(3):
-        assert breaker.fail(let_in(breaker, 5.0), 5.0, 0.5) is None
+        assert fail(breaker, let_in(breaker, 5.0), 5.0, 0.5) is None
     assert State.CLOSED is breaker.state
 
 
@@ -177,10 +222,10 @@ def test_opens_again_as_soon_as_the_probes_cannot_succeed() -> None:
     """The second failure of three decides; the third probe is not waited for."""
     breaker = tripped()
     first, second, third = [let_in(breaker, 5.0) for _ in range(3)]
-    assert breaker.fail(first, 5.0, 0.5) is None
-    changed = breaker.fail(second, 5.0, 0.5)
-    assert BreakerChanged(breaker="payments", before="half-open", after="open") == changed
-    assert breaker.succeed(third, 5.0) is None
+    assert fail(breaker, first, 5.0, 0.5) is None
+    changed = fail(breaker, second, 5.0, 0.5)
+    assert BreakerChanged(breaker="payments", before="half-open", after="open", trigger="relapsed") == changed
+    assert succeed(breaker, third, 5.0) is None
     assert State.OPEN is breaker.state
 
 
@@ -191,13 +236,13 @@ def test_probe_success_is_met_exactly(probes: int, percent: int) -> None:
     breaker = tripped(replace(SPEC, probes=probes, probe_success=percent / 100))
     needed = -(-probes * percent // 100)
     for _ in range(needed - 1):
-        assert breaker.succeed(let_in(breaker, 5.0), 5.0) is None
+        assert succeed(breaker, let_in(breaker, 5.0), 5.0) is None
     for _ in range(probes - needed):
-        assert breaker.fail(let_in(breaker, 5.0), 5.0, 0.5) is None
+        assert fail(breaker, let_in(breaker, 5.0), 5.0, 0.5) is None
     breaker_lost = copy.deepcopy(breaker)
-    breaker.succeed(let_in(breaker, 5.0), 5.0)
+    succeed(breaker, let_in(breaker, 5.0), 5.0)
     assert State.CLOSED is breaker.state
-    breaker_lost.fail(let_in(breaker_lost, 5.0), 5.0, 0.5)
+    fail(breaker_lost, let_in(breaker_lost, 5.0), 5.0, 0.5)
     assert State.OPEN is breaker_lost.state
 
 
@@ -209,12 +254,12 @@ def test_open_time_doubles_up_to_its_ceiling_and_starts_over_after_closing() -> 
     for _ in range(6):
         seen.append(open_time(breaker, now))
         now += seen[-1]
-        breaker.fail(let_in(breaker, now), now, 0.5)
+        fail(breaker, let_in(breaker, now), now, 0.5)
     assert [5.0, 10.0, 20.0, 40.0, 60.0, 60.0] == seen
     now += 60.0
-    breaker.succeed(let_in(breaker, now), now)
+    succeed(breaker, let_in(breaker, now), now)
     for _ in range(4):
-        breaker.fail(let_in(breaker, now), now, 0.5)
+        fail(breaker, let_in(breaker, now), now, 0.5)
     assert 5.0 == open_time(breaker, now)
 
 
@@ -224,7 +269,7 @@ def test_open_time_survives_a_dependency_that_never_returns() -> None:
     now = 0.0
     for _ in range(2000):
         now += 60.0
-        breaker.fail(let_in(breaker, now), now, 0.5)
+        fail(breaker, let_in(breaker, now), now, 0.5)
     assert 60.0 == open_time(breaker, now)
 
 
@@ -241,11 +286,11 @@ def test_results_of_an_earlier_time_change_nothing() -> None:
     breaker = Breaker(SPEC)
     late, later = let_in(breaker, 0.0), let_in(breaker, 0.0)
     for _ in range(4):
-        breaker.fail(let_in(breaker, 0.0), 0.0, 0.5)
+        fail(breaker, let_in(breaker, 0.0), 0.0, 0.5)
     let_in(breaker, 5.0)
     before = picture(breaker)
-    assert breaker.succeed(late, 6.0) is None
-    assert breaker.fail(later, 6.0, 0.5) is None
+    assert succeed(breaker, late, 6.0) is None
+    assert fail(breaker, later, 6.0, 0.5) is None
     assert before == picture(breaker)
 
 
@@ -257,8 +302,220 @@ def test_holds_tells_valid_permits_from_others() -> None:
     breaker.release(closed)
     assert not breaker.holds(closed)
     for _ in range(4):
-        breaker.fail(let_in(breaker, 0.0), 0.0, 0.5)
+        fail(breaker, let_in(breaker, 0.0), 0.0, 0.5)
     assert not breaker.holds(void)
+
+
+# Windows and slow calls.
+
+
+def test_window_of_calls_knows_no_time() -> None:
+    """A dependency that is called once an hour is judged by its last calls."""
+    breaker = Breaker(BreakerSpec(name="payments", window_calls=4, minimum_calls=4))
+    for hour in range(3):
+        assert fail(breaker, let_in(breaker, 3600.0 * hour), 3600.0 * hour) is None
+    assert fail(breaker, let_in(breaker, 10800.0), 10800.0) is not None
+
+
+def test_window_of_calls_forgets_the_call_before_the_last() -> None:
+    """Of a window of four calls the fifth pushes the first out."""
+    breaker = Breaker(BreakerSpec(name="payments", window_calls=4, minimum_calls=4))
+    fail(breaker, let_in(breaker, 0.0), 0.0)
+    for _ in range(4):
+        succeed(breaker, let_in(breaker, 0.0), 0.0)
+    assert fail(breaker, let_in(breaker, 0.0), 0.0) is None
+    assert fail(breaker, let_in(breaker, 0.0), 0.0) is not None
+
+
+def test_slow_calls_open_it_though_they_succeed() -> None:
+    """A dependency that answers too late is a failing one before anything times out."""
+    breaker = Breaker(SLOW)
+    for _ in range(2):
+        assert succeed(breaker, let_in(breaker, 0.0), 1.0) is None
+    assert succeed(breaker, let_in(breaker, 0.0), 1.001) is None
+    changed = succeed(breaker, let_in(breaker, 0.0), 1.001)
+    assert BreakerChanged(breaker="payments", before="closed", after="open", trigger="tripped") == changed
+
+
+def test_slow_call_counts_as_slow_also_when_it_fails() -> None:
+    """One failure of four is ordinary life, but two slow calls of four are too many."""
+    breaker = Breaker(SLOW)
+    for _ in range(2):
+        succeed(breaker, let_in(breaker, 0.0), 0.5)
+    succeed(breaker, let_in(breaker, 0.0), 5.0)
+    assert fail(breaker, let_in(breaker, 0.0), 5.0) is not None
+
+
+def test_slow_probe_has_failed() -> None:
+    """What answers too late when it is tried is not back."""
+    breaker = tripped(replace(SLOW, probes=1))
+    changed = succeed(breaker, let_in(breaker, 5.0), 6.5)
+    assert BreakerChanged(breaker="payments", before="half-open", after="open", trigger="relapsed") == changed
+
+
+def test_a_call_is_as_long_as_its_own_part() -> None:
+    """A permit that is used for a call begun later is not slow for what went before."""
+    breaker = Breaker(SLOW)
+    for _ in range(4):
+        permit = let_in(breaker, 0.0)
+        breaker.restart(permit, 100.0)
+        assert outcomes(breaker.succeed(permit, 100.5, 0.5)) == [CallOutcome.SUCCESS]
+    assert State.CLOSED is breaker.state
+
+
+def test_every_call_has_one_outcome() -> None:
+    """What is told of a call is how it ended, once, and also when the breaker no longer cares."""
+    breaker = Breaker(replace(SLOW, minimum_calls=20))
+    quick, slow, failed, back = (let_in(breaker, 0.0) for _ in range(4))
+    assert [CallOutcome.SUCCESS] == outcomes(breaker.succeed(quick, 1.0, 0.5))
+    assert [CallOutcome.SLOW] == outcomes(breaker.succeed(slow, 1.5, 0.5))
+    assert [CallOutcome.FAILURE] == outcomes(breaker.fail(failed, 1.5, 0.5))
+    assert [CallOutcome.IGNORED] == outcomes(breaker.release(back))
+    for permit in (quick, slow, failed, back):
+        assert (
+            ()
+            == breaker.succeed(permit, 2.0, 0.5)
+            == breaker.fail(permit, 2.0, 0.5)
+            == breaker.release(permit)
+        )
+    late = let_in(breaker, 0.0)
+    breaker.override(Trigger.DISABLED)
+    assert [CallOutcome.FAILURE] == outcomes(breaker.fail(late, 2.0, 0.5))
+
+
+# Probes that do not return.
+
+
+def test_probe_that_never_returns_leaves_its_place() -> None:
+    """A call that hangs does not keep the breaker half-open, and those that wait for it out."""
+    breaker = tripped(replace(SPEC, probes=1))
+    let_in(breaker, 5.0)
+    assert breaker.acquire(64.9, 0.5).permit is None
+    assert succeed(breaker, let_in(breaker, 65.0), 65.1) is not None
+    assert State.CLOSED is breaker.state
+
+
+def test_late_probe_is_a_witness_in_its_own_round_only() -> None:
+    """Handlers that take longer than the limit close the breaker all the same, but not a later one."""
+    spec = replace(SPEC, probes=1)
+    breaker = tripped(spec)
+    late = let_in(breaker, 5.0)
+    let_in(breaker, 65.0)
+    assert succeed(breaker, late, 70.0) is not None
+    assert State.CLOSED is breaker.state
+
+    breaker = tripped(spec)
+    late = let_in(breaker, 5.0)
+    fail(breaker, let_in(breaker, 65.0), 65.0)
+    let_in(breaker, 75.0)
+    assert succeed(breaker, late, 76.0) is None
+    assert State.HALF_OPEN is breaker.state
+
+
+# By hand.
+
+
+@pytest.mark.parametrize("state", State)
+def test_hand_moves_any_state(state: State) -> None:
+    """Whatever the breaker was doing, people have the last word."""
+    for trigger, after in BY_HAND.items():
+        breaker = brought_to(state)
+        assert BreakerChanged(
+            breaker="payments", before=state, after=after, trigger=trigger
+        ) == breaker.override(trigger)
+        assert after is breaker.state
+
+
+@given(chances)
+def test_forced_open_refuses_until_it_is_released(u: float) -> None:
+    """No time passes it; how long to wait before asking again is finite, so that the release is noticed."""
+    breaker = Breaker(replace(SPEC, open_jitter=0.2))
+    breaker.override(Trigger.FORCED)
+    for now in (0.0, 1e9):
+        refusal = breaker.acquire(now, u)
+        assert refusal.permit is None
+        assert 4.0 <= refusal.retry_after <= 6.0 <= breaker._spec.longest_open
+    breaker.override(Trigger.RESET)
+    assert not let_in(breaker, 1e9).probe
+
+
+def test_disabled_lets_all_in_and_counts_nothing() -> None:
+    """While it is off it forms no opinion, and it begins without one when it is on again."""
+    breaker = Breaker(SPEC)
+    breaker.override(Trigger.DISABLED)
+    for _ in range(100):
+        assert fail(breaker, let_in(breaker, 0.0), 0.0) is None
+    assert State.DISABLED is breaker.state
+    breaker.override(Trigger.RESET)
+    assert fail(breaker, let_in(breaker, 0.0), 0.0) is None
+
+
+def test_metrics_only_tells_when_it_would_have_opened() -> None:
+    """Settings can be tried in production: each time they would have opened it is one change to itself."""
+    breaker = Breaker(SPEC)
+    breaker.override(Trigger.OBSERVED)
+    told = [fail(breaker, let_in(breaker, 0.0), 0.0) for _ in range(8)]
+    would_open = BreakerChanged(
+        breaker="payments", before="metrics-only", after="metrics-only", trigger="tripped"
+    )
+    assert [None, None, None, would_open] * 2 == told
+
+
+def test_reset_closes_with_nothing_counted() -> None:
+    """What was counted, and how long it had been open, is forgotten."""
+    breaker = Breaker(SPEC)
+    for _ in range(3):
+        fail(breaker, let_in(breaker, 0.0), 0.0)
+    breaker.override(Trigger.RESET)
+    assert fail(breaker, let_in(breaker, 0.0), 0.0) is None
+
+    breaker = tripped(replace(SPEC, probes=1))
+    fail(breaker, let_in(breaker, 5.0), 5.0)
+    assert 10.0 == open_time(breaker, 5.0)
+    breaker.override(Trigger.RESET)
+    for _ in range(4):
+        fail(breaker, let_in(breaker, 5.0), 5.0)
+    assert 5.0 == open_time(breaker, 5.0)
+
+
+# Which exceptions count.
+
+
+@pytest.mark.parametrize(
+    ("expected", "settings", "error"),
+    [
+        (CallOutcome.FAILURE, {}, ValueError()),
+        (CallOutcome.FAILURE, {}, TimeoutError()),
+        (CallOutcome.FAILURE, {}, DeadlineExceeded(0.1)),
+        (CallOutcome.IGNORED, {}, KeyboardInterrupt()),
+        (CallOutcome.IGNORED, {}, CircuitOpen("stock", 1.0)),
+        (CallOutcome.FAILURE, {"failures": (OSError,)}, ConnectionError()),
+        (CallOutcome.SUCCESS, {"failures": (OSError,)}, ValueError()),
+        (CallOutcome.FAILURE, {"failures": OSError}, ConnectionError()),
+        (CallOutcome.SUCCESS, {"failures": ()}, ValueError()),
+        (CallOutcome.IGNORED, {"ignored": (LookupError,)}, KeyError()),
+        (CallOutcome.FAILURE, {"ignored": (LookupError,)}, ValueError()),
+        (CallOutcome.IGNORED, {"failures": (OSError,), "ignored": (OSError,)}, OSError()),
+        (CallOutcome.FAILURE, {"failures": lambda error: "5" in str(error)}, ValueError("503")),
+        (CallOutcome.SUCCESS, {"failures": lambda error: "5" in str(error)}, ValueError("404")),
+        (CallOutcome.IGNORED, {"ignored": lambda error: "4" in str(error)}, ValueError("404")),
+        (CallOutcome.IGNORED, {"failures": lambda _: True}, CircuitOpen("payments", 1.0)),
+        (CallOutcome.IGNORED, {"failures": lambda _: True}, SystemExit()),
+    ],
+)
+def test_settings_judge_exceptions(
+    expected: CallOutcome, settings: dict[str, Any], error: BaseException
+) -> None:
+    """A failure, an answer, or nothing that says anything about the dependency."""
+    assert expected is BreakerSpec(name="payments", **settings).judge(error)
+
+
+def test_longest_open_time_is_the_ceiling_with_all_its_jitter() -> None:
+    """Whoever plans how long a message may have to wait knows the most it can be."""
+    assert 90.0 == BreakerSpec(name="payments", open_ceiling=60.0, open_jitter=0.5).longest_open
+
+
+# The table and the settings.
 
 
 def test_every_state_and_trigger_is_in_the_table() -> None:
@@ -273,6 +530,14 @@ def test_every_state_and_trigger_is_in_the_table() -> None:
     [
         ({"name": ""}, "a name for the breaker"),
         ({"window": 0.0}, r"0 < window < inf \(seconds\)"),
+        ({"window": 10.0, "window_calls": 100}, r"one of window and window_calls, got \(10.0, 100\)"),
+        ({"window_calls": 19}, r"minimum_calls <= window_calls, because it would never open, got \(20, 19\)"),
+        ({"slow_after": 0.0}, r"0 < slow_after < inf \(seconds\)"),
+        ({"slow_after": math.nan}, "0 < slow_after < inf"),
+        ({"slow_rate": 0.0}, "0 < slow_rate <= 1"),
+        ({"probe_timeout": math.inf}, r"0 < probe_timeout < inf \(seconds\)"),
+        ({"failures": (OSError, "OSError")}, "failures: an exception class, a tuple of them, or a function"),
+        ({"ignored": [OSError]}, "ignored: an exception class, a tuple of them, or a function"),
         ({"window": math.inf}, r"0 < window < inf \(seconds\)"),
         ({"minimum_calls": 0}, "minimum_calls >= 1"),
         ({"failure_rate": 0.0}, "0 < failure_rate <= 1"),
@@ -299,14 +564,22 @@ class Held:
 
     permit: Permit
     valid: bool = True
+    told: bool = False
 
 
 class BreakerMachine(RuleBasedStateMachine):
     """Callers that come, succeed, fail, give up and answer late, in any order."""
 
     held: Bundle[Held] = Bundle("held")
-    spec = BreakerSpec(name="payments", minimum_calls=3, probes=3, probe_success=0.6, open_ceiling=20.0)
-    edges = frozenset((before, after) for before, row in TRANSITIONS.items() for after in row.values())
+    spec = BreakerSpec(
+        name="payments",
+        minimum_calls=3,
+        slow_after=10.0,
+        probes=3,
+        probe_success=0.6,
+        probe_timeout=40.0,
+        open_ceiling=20.0,
+    )
 
     def __init__(self) -> None:
         super().__init__()
@@ -320,7 +593,7 @@ class BreakerMachine(RuleBasedStateMachine):
         """Follow a change of state, or see that there was none."""
         if changed is not None:
             assert self.state == changed.before
-            assert (self.state, State(changed.after)) in self.edges
+            assert TRANSITIONS[self.state][Trigger(changed.trigger)] == changed.after
             self.state = State(changed.after)
             self.finished = 0
             for each in self.given:
@@ -333,42 +606,71 @@ class BreakerMachine(RuleBasedStateMachine):
         admission = self.breaker.acquire(self.now, u)
         self.note(admission.changed)
         if admission.permit is None:
-            assert admission.retry_after > 0
-            assert self.state is not State.CLOSED
+            assert 0 < admission.retry_after <= self.spec.longest_open
+            assert self.state in {State.OPEN, State.HALF_OPEN, State.FORCED_OPEN}
             return multiple()
-        assert self.state is not State.OPEN
+        assert self.state not in {State.OPEN, State.FORCED_OPEN}
         assert (self.state is State.HALF_OPEN) == admission.permit.probe
+        if admission.permit.probe:
+            # Running probes that have their place, and finished ones, stay within the limit.
+            assert len(self.placed()) + self.finished < self.spec.probes
         self.given.append(Held(permit=admission.permit))
         return self.given[-1]
 
-    @rule(each=held)
-    def succeed(self, each: Held) -> None:
-        """Report a success, possibly late or again."""
-        before = picture(self.breaker)
-        changed = self.breaker.succeed(each.permit, self.now)
-        assert changed is None or State.CLOSED == changed.after
-        self.report(each, changed, before)
+    def placed(self) -> list[Held]:
+        """The probes that have a place: those that run, and do not take too long."""
+        return [
+            each
+            for each in self.given
+            if each.valid and each.permit.probe and self.now - each.permit.since < self.spec.probe_timeout
+        ]
+
+    @rule(each=held, u=chances)
+    def succeed(self, each: Held, u: float) -> None:
+        """Report a success, possibly slow, late or again."""
+        before, slow = picture(self.breaker), self.now - each.permit.since > 10.0
+        told = self.breaker.succeed(each.permit, self.now, u)
+        changed = change(told)
+        assert changed is None or slow or State.CLOSED == changed.after
+        assert outcomes(told) in ([], [CallOutcome.SLOW if slow else CallOutcome.SUCCESS])
+        self.report(each, told, before)
 
     @rule(each=held, u=chances)
     def fail(self, each: Held, u: float) -> None:
         """Report a failure, possibly late or again."""
         before = picture(self.breaker)
-        changed = self.breaker.fail(each.permit, self.now, u)
-        assert changed is None or State.OPEN == changed.after
-        self.report(each, changed, before)
+        told = self.breaker.fail(each.permit, self.now, u)
+        changed = change(told)
+        assert changed is None or changed.after in {State.OPEN, State.METRICS_ONLY}
+        assert outcomes(told) in ([], [CallOutcome.FAILURE])
+        self.report(each, told, before)
+
+    @rule(trigger=st.sampled_from(sorted(BY_HAND)))
+    def override(self, trigger: Trigger) -> None:
+        """Move it by hand."""
+        changed = self.breaker.override(trigger)
+        assert BY_HAND[trigger] is changed.after
+        self.note(changed)
 
     @rule(each=held)
     def release(self, each: Held) -> None:
         """Give a permit back, possibly late or again."""
         before = picture(self.breaker)
-        self.breaker.release(each.permit)
+        told = self.breaker.release(each.permit)
+        assert (
+            () if each.told else (BreakerCalled(breaker="payments", outcome=CallOutcome.IGNORED),)
+        ) == told
+        each.told = True
         if not each.valid:
             assert before == picture(self.breaker)
         each.valid = False
         assert self.state is self.breaker.state
 
-    def report(self, each: Held, changed: BreakerChanged | None, before: dict[str, object]) -> None:
-        """A permit closes once, and an old one changes nothing."""
+    def report(self, each: Held, told: tuple[BreakerEvent, ...], before: dict[str, object]) -> None:
+        """A permit closes once and tells once, and an old one changes nothing."""
+        changed = change(told)
+        assert (not each.told) == (len(outcomes(told)) == 1)
+        each.told = True
         if not each.valid:
             assert changed is None
             assert before == picture(self.breaker)
@@ -392,12 +694,6 @@ class BreakerMachine(RuleBasedStateMachine):
         assert isinstance(answer, Held)
         assert self.state is State.HALF_OPEN
         return answer
-
-    @invariant()
-    def no_more_probes_than_allowed(self) -> None:
-        """Running and finished probes of one round stay within the limit."""
-        if self.state is State.HALF_OPEN:
-            assert sum(each.valid for each in self.given) + self.finished <= self.spec.probes
 
     @invariant()
     def permits_are_what_callers_hold(self) -> None:

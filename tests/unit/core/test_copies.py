@@ -4,12 +4,15 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from otel_waybill import names
+from otel_waybill.core.belief import BELIEF
 from otel_waybill.core.copies import parking_headers, remembered, retry_headers
 from otel_waybill.core.delivery import Delivery, Outcome, Reason, Result
+from otel_waybill.core.headers import without_ours
+from otel_waybill.core.spec import Describe
 from otel_waybill.core.waybill import Hop, Waybill, decode
 
 NOW = 1_764_000_000.789
@@ -39,11 +42,14 @@ class Unspeakable(Exception):  # noqa: N818 - it is one
 
 
 def parked(
-    error: BaseException | None, delivery: Delivery = DELIVERY, waybill: Waybill | None = None
+    error: BaseException | None,
+    delivery: Delivery = DELIVERY,
+    waybill: Waybill | None = None,
+    describe: Describe = str,
 ) -> dict[str, Any]:
     """The headers of *delivery* when *error* has parked it."""
     outcome = Outcome(result=Result.PARKED, attempt=5, reason=Reason.MAX_ATTEMPTS, error=error)
-    return parking_headers(delivery, waybill or Waybill(id="4711", attempt=5), outcome, NOW)
+    return parking_headers(delivery, waybill or Waybill(id="4711", attempt=5), outcome, NOW, describe)
 
 
 def test_first_copy_remembers_the_original() -> None:
@@ -76,7 +82,7 @@ def test_later_copies_remember_the_same() -> None:
         headers=first
         | {"x-death": [{}], "x-first-death-queue": "waybill.delay.v1.1000", "traceparent": "another"},
     )
-    decoded = decode(again, {}, now=NOW + 5, max_deadline=60.0).waybill
+    decoded = decode(again, {}, now=NOW + 5, belief=BELIEF).waybill
     second = retry_headers(again, decoded.retried(), NOW + 5)
     assert first | {"traceparent": "another", "waybill-attempt": "3", "waybill-retries": "1"} == second
 
@@ -88,8 +94,8 @@ def test_put_off_copy_says_when_and_how_often() -> None:
     headers = retry_headers(DELIVERY, replace(waybill, hop=hop), NOW)
     assert ("1764000100000", "3") == (headers["waybill-not-before"], headers["waybill-deferrals"])
     assert "waybill-first-failed-at" not in headers
-    again = replace(DELIVERY, exchange=names.RETURN_EXCHANGE, headers=headers)
-    assert hop == decode(again, {}, now=NOW, max_deadline=60.0).waybill.hop
+    again = DELIVERY._replace(exchange=names.RETURN_EXCHANGE, headers=headers)
+    assert hop == decode(again, {}, now=NOW, belief=BELIEF).waybill.hop
 
 
 def test_first_failure_is_remembered_from_then_on() -> None:
@@ -160,6 +166,51 @@ def test_what_is_ours_is_flat_text_of_at_most_8_kib(
     assert set(headers) <= set(OURS)
     assert all(isinstance(value, str) for value in headers.values())
     assert sum(len(name) + len(value.encode()) for name, value in headers.items()) <= 8192
+
+
+@given(
+    headers=st.dictionaries(st.text(max_size=20), st.text(max_size=50), max_size=5),
+    texts=st.lists(st.text(st.characters(), max_size=9000), min_size=6, max_size=6),
+    name=st.text(min_size=1, max_size=9000),
+)
+@example(headers={}, texts=["e" * 9000, "", "", "", "", ""], name="orders")
+def test_our_headers_are_bounded_whatever_the_facts(
+    headers: dict[str, str], texts: list[str], name: str
+) -> None:
+    """Facts of any length take 8 KiB at most, and never room from the user's own headers."""
+    exchange, routing_key, user, expiration, consumer, words = texts
+    hop = Hop(exchange=exchange, routing_key=routing_key, user_id=user, expiration=expiration)
+    waybill = Waybill(id=name, attempt=5, hop=hop)
+    delivery = Delivery(queue=name, exchange="", routing_key="", headers=headers, consumer=consumer)
+    kept = without_ours(headers)
+    for made in (parked(ValueError(words), delivery, waybill), retry_headers(delivery, waybill, NOW)):
+        assert kept == without_ours(made)
+        size = sum(
+            len(key) + len(value.encode(errors="backslashreplace"))
+            for key, value in made.items()
+            if key.startswith("waybill-") and isinstance(value, str)
+        )
+        assert size <= 8192
+        assert "5" == made["waybill-attempt"], "what a retry needs comes before what a person reads"
+
+
+@pytest.mark.parametrize(
+    ("expected", "describe"),
+    [
+        ("ValueError", lambda error: type(error).__name__),
+        ("s" * 512, lambda _: "s" * 5000),
+        (None, lambda _: None),
+        (None, lambda _: ""),
+        (None, lambda _: b"bytes"),
+        (None, lambda _: 1 // 0),
+    ],
+)
+def test_words_for_a_failure_are_the_users_choice(expected: str | None, describe: Describe) -> None:
+    """A text with secrets in it does not reach the broker, and nothing that goes wrong lets it through."""
+    headers = parked(ValueError("password=hunter2"), describe=describe)
+    assert expected == headers.get("waybill-exception-message")
+    assert "ValueError" == headers["waybill-exception-type"]
+    assert not any("hunter2" in str(value) for value in headers.values())
 
 
 def test_trace_that_is_no_text_is_not_remembered() -> None:

@@ -9,18 +9,18 @@ from hypothesis import strategies as st
 
 from otel_waybill.core.breaker import Admission, Breaker, Permit
 from otel_waybill.core.bucket import TokenBucket
-from otel_waybill.core.events import BreakerChanged
+from otel_waybill.core.events import BreakerChanged, BreakerEvent
 from otel_waybill.core.gate import Limits, Refusal, Turn
 from otel_waybill.core.line import Bell, Pace, Slots
 from otel_waybill.core.spec import BreakerSpec
 
-CHANGED = BreakerChanged(breaker="payments", before="closed", after="open")
-PERMIT = Permit(generation=1, probe=False, id=1)
-NOW, CHANCE = 12.0, 0.5
+CHANGED = BreakerChanged(breaker="payments", before="closed", after="open", trigger="tripped")
+PERMIT = Permit(breaker=None, generation=1, since=0.0)
+NOW, CHANCE, ERROR = 12.0, 0.5, ValueError()
 
 CLOSINGS: dict[str, Callable[[Turn], object]] = {
-    "succeed": lambda turn: turn.succeed(NOW),
-    "fail": lambda turn: turn.fail(NOW, CHANCE),
+    "succeed": lambda turn: turn.succeed(NOW, CHANCE),
+    "fail": lambda turn: turn.fail(ERROR, NOW, CHANCE),
     "release": lambda turn: turn.release(),
     "leave": lambda turn: turn.leave(),
 }
@@ -31,9 +31,9 @@ class Gate:
 
     name = "payments"
 
-    def __init__(self, admission: Admission, changed: BreakerChanged | None = None) -> None:
+    def __init__(self, admission: Admission, *told: BreakerEvent) -> None:
         self.admission = admission
-        self.changed = changed
+        self.told = told
         self.asked: list[tuple[object, ...]] = []
 
     def acquire(self, now: float, u: float) -> Admission:
@@ -41,24 +41,27 @@ class Gate:
         self.asked.append(("acquire", now, u))
         return self.admission
 
-    def succeed(self, permit: Permit, now: float) -> BreakerChanged | None:
+    def succeed(self, permit: Permit, now: float, u: float) -> tuple[BreakerEvent, ...]:
         """Note a success."""
-        self.asked.append(("succeed", permit, now))
-        return self.changed
+        self.asked.append(("succeed", permit, now, u))
+        return self.told
 
-    def fail(self, permit: Permit, now: float, u: float) -> BreakerChanged | None:
+    def fail(
+        self, permit: Permit, now: float, u: float, error: BaseException | None = None
+    ) -> tuple[BreakerEvent, ...]:
         """Note a failure."""
-        self.asked.append(("fail", permit, now, u))
-        return self.changed
+        self.asked.append(("fail", permit, now, u, error))
+        return self.told
 
-    def release(self, permit: Permit) -> None:
+    def release(self, permit: Permit) -> tuple[BreakerEvent, ...]:
         """Note a permit that came back."""
         self.asked.append(("release", permit))
+        return self.told
 
 
-def let_in(changed: BreakerChanged | None = None) -> tuple[Gate, Turn]:
+def let_in(*told: BreakerEvent) -> tuple[Gate, Turn]:
     """A turn that has its permit."""
-    gate = Gate(Admission(permit=PERMIT), changed)
+    gate = Gate(Admission(permit=PERMIT), *told)
     turn = Turn(gate)
     turn.ask(NOW, CHANCE)
     gate.asked.clear()
@@ -69,7 +72,7 @@ def test_everybody_passes_where_no_gate_is() -> None:
     """A delivery without a breaker asks nobody, has no permit and changes nothing."""
     turn = Turn(None)
     assert ((None, ()), None) == (turn.ask(NOW, CHANCE), turn.permit)
-    assert [(), (), None, None] == [close(turn) for close in CLOSINGS.values()]
+    assert [(), (), (), ()] == [close(turn) for close in CLOSINGS.values()]
 
 
 def test_permit_is_kept_until_the_attempt_ends() -> None:
@@ -94,8 +97,8 @@ def test_refused_delivery_has_nothing_to_close() -> None:
 @pytest.mark.parametrize(
     ("expected", "how"),
     [
-        (("succeed", PERMIT, NOW), "succeed"),
-        (("fail", PERMIT, NOW, CHANCE), "fail"),
+        (("succeed", PERMIT, NOW, CHANCE), "succeed"),
+        (("fail", PERMIT, NOW, CHANCE, ERROR), "fail"),
         (("release", PERMIT), "release"),
         (("release", PERMIT), "leave"),
     ],
@@ -110,8 +113,8 @@ def test_permit_is_closed_once(expected: tuple[object, ...], how: str, after: st
     assert turn.permit is None
 
 
-@pytest.mark.parametrize("how", ["succeed", "fail"])
-def test_change_of_the_breaker_is_handed_on(how: str) -> None:
+@pytest.mark.parametrize("how", CLOSINGS)
+def test_what_the_breaker_has_to_tell_is_handed_on(how: str) -> None:
     """What the end of an attempt changes at the breaker is there to be told, and nothing else."""
     assert (CHANGED,) == CLOSINGS[how](let_in(CHANGED)[1])
     assert () == CLOSINGS[how](let_in()[1])
@@ -126,6 +129,7 @@ class Everything:
     def __init__(self) -> None:
         self.slots, self.pace = Slots(2), Pace(TokenBucket(rate=1.0, burst=1.0))
         self.breaker = Breaker(BreakerSpec(name="payments", probes=1, minimum_calls=1, open_jitter=0.0))
+        self.permits: list[Permit] = []
         self.name = "payments"
 
     def turn(self) -> Turn:
@@ -134,19 +138,24 @@ class Everything:
 
     def acquire(self, now: float, u: float) -> Admission:
         """Ask the breaker."""
-        return self.breaker.acquire(now, u)
+        admission = self.breaker.acquire(now, u)
+        self.permits += [] if admission.permit is None else [admission.permit]
+        return admission
 
-    def succeed(self, permit: Permit, now: float) -> BreakerChanged | None:
+    def succeed(self, permit: Permit, now: float, u: float) -> tuple[BreakerEvent, ...]:
         """Tell the breaker."""
-        return self.breaker.succeed(permit, now)
+        return self.breaker.succeed(permit, now, u)
 
-    def fail(self, permit: Permit, now: float, u: float) -> BreakerChanged | None:
+    def fail(
+        self, permit: Permit, now: float, u: float, error: BaseException | None = None
+    ) -> tuple[BreakerEvent, ...]:
         """Tell the breaker."""
+        del error
         return self.breaker.fail(permit, now, u)
 
-    def release(self, permit: Permit) -> None:
+    def release(self, permit: Permit) -> tuple[BreakerEvent, ...]:
         """Tell the breaker."""
-        self.breaker.release(permit)
+        return self.breaker.release(permit)
 
 
 def test_place_comes_first_then_breaker_then_pace() -> None:
@@ -157,8 +166,8 @@ def test_place_comes_first_then_breaker_then_pace() -> None:
     assert (Refusal(1.0, limit="rate"), ()) == second.ask(NOW, CHANCE)
     assert second.permit is None
     assert (Refusal(math.inf, limit="concurrency"), ()) == third.ask(NOW, CHANCE)
-    changed = first.fail(NOW, CHANCE)
-    assert [("closed", "open")] == [(change.before, change.after) for change in changed]
+    first.fail(ERROR, NOW, CHANCE)
+    assert "open" == all_of_it.breaker.state
     assert (Refusal(5.0, breaker="payments"), ()) == second.ask(NOW, CHANCE)
     assert second.bell is all_of_it.pace.next(), "it keeps its place in line"
 
@@ -211,4 +220,4 @@ def test_nothing_taken_is_kept(story: list[tuple[int, str, float, float]]) -> No
         turn.leave()
     assert all_of_it.slots.idle(now)
     assert all_of_it.pace.next() is None
-    assert set() == all_of_it.breaker._permits
+    assert not any(permit.open for permit in all_of_it.permits)

@@ -1,7 +1,6 @@
 """One delivery under a random policy: whatever happens to it, in whatever order."""
 
 import math
-from dataclasses import replace
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -93,8 +92,7 @@ class Life(RuleBasedStateMachine):
         hop = Hop(not_before=None if not_before is None else round(WALL * 1000) + not_before)
         self.story = Story(
             self.spec,
-            replace(
-                DELIVERY,
+            DELIVERY._replace(
                 headers={} if count is None else {names.HEADER_DELIVERY_COUNT: count},
                 redelivered=draw(st.booleans()),
             ),

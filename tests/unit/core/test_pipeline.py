@@ -314,7 +314,7 @@ def test_holding_never_spins(left: float, refused: float) -> None:
 
 def test_expiration_bounds_retrying() -> None:
     """A message that was to live for 5 s is not retried after them, although its copy has no expiration."""
-    delivery = replace(DELIVERY, expiration="5000")
+    delivery = DELIVERY._replace(expiration="5000")
     assert Result.RETRIED is the(Republish, failed(Story(delivery=delivery), 3.5)).outcome.result
     assert Reason.DEADLINE_BEFORE_RETRY is parked(failed(Story(delivery=delivery), 4.0))
 
@@ -334,7 +334,7 @@ def test_expiration_that_makes_no_sense_bounds_nothing() -> None:
     """An expiration that no broker would accept is read as none."""
     assert (
         Result.RETRIED
-        is the(Republish, failed(Story(delivery=replace(DELIVERY, expiration="soon")))).outcome.result
+        is the(Republish, failed(Story(delivery=DELIVERY._replace(expiration="soon")))).outcome.result
     )
 
 
@@ -432,11 +432,20 @@ def test_failure_counts_against_the_breaker() -> None:
     assert ["failed"] == gate.closings()
 
 
-def test_refused_call_does_not_count_against_the_breaker() -> None:
-    """A breaker that refused a call inside the handler says nothing about the dependency of the policy."""
+@pytest.mark.parametrize("error", [ValueError(), CircuitOpen("inventory", 1.0)])
+def test_the_breaker_judges_what_a_run_raised(error: Exception) -> None:
+    """Whether an exception counts is a setting of the breaker, not of the policy."""
     gate = Turnstile()
-    failed(Story(breaker=gate), error=CircuitOpen("inventory", 1.0))
-    assert ["released"] == gate.closings()
+    failed(Story(breaker=gate), error=error)
+    assert [error] == gate.errors
+
+
+def test_what_a_permit_that_comes_back_has_to_tell_is_told() -> None:
+    """Also a run that is not counted is one that the breaker let in."""
+    for report in (Cancelled(), Gone(), Returned()):
+        story = Story(replace(SPEC, settle="handler"), breaker=Turnstile(changed=OPENED))
+        story.begin()
+        assert OPENED in story.tell(report).events
 
 
 def test_refused_call_waits_until_it_is_worth_trying_again() -> None:
@@ -451,12 +460,12 @@ def test_refused_call_waits_until_it_is_worth_trying_again() -> None:
 @pytest.mark.parametrize("count", [19, b"19", "19", None, "many", -1, True])
 def test_redeliveries_within_the_limit_run(count: object) -> None:
     """What the broker hands out again runs again, and no value of its header stops a consumer."""
-    the(Run, Story(delivery=replace(DELIVERY, headers={names.HEADER_DELIVERY_COUNT: count})).begin())
+    the(Run, Story(delivery=DELIVERY._replace(headers={names.HEADER_DELIVERY_COUNT: count})).begin())
 
 
 def test_crash_loop_is_parked() -> None:
     """A message that kills its consumers is parked before it kills the next one, attempts uncounted."""
-    story = Story(delivery=replace(DELIVERY, headers={names.HEADER_DELIVERY_COUNT: 20}))
+    story = Story(delivery=DELIVERY._replace(headers={names.HEADER_DELIVERY_COUNT: 20}))
     step = story.begin()
     assert Reason.CRASH_LOOP is parked(step)
     assert 1 == the(Republish, step).outcome.attempt
@@ -465,16 +474,16 @@ def test_crash_loop_is_parked() -> None:
 def test_no_redelivery_at_all() -> None:
     """With redeliveries=1 the first run is free, since the broker counts from 0, and the second is none."""
     spec = replace(SPEC, retry=Retry(redeliveries=1))
-    the(Run, Story(spec, replace(DELIVERY, headers={names.HEADER_DELIVERY_COUNT: 0})).begin())
+    the(Run, Story(spec, DELIVERY._replace(headers={names.HEADER_DELIVERY_COUNT: 0})).begin())
     assert Reason.CRASH_LOOP is parked(
-        Story(spec, replace(DELIVERY, headers={names.HEADER_DELIVERY_COUNT: 1})).begin()
+        Story(spec, DELIVERY._replace(headers={names.HEADER_DELIVERY_COUNT: 1})).begin()
     )
 
 
 def test_policy_without_retry_counts_redeliveries_too() -> None:
     """A message that kills its consumers is parked before the broker drops it, whatever the policy says."""
-    the(Run, Story(PolicySpec(), replace(DELIVERY, headers={names.HEADER_DELIVERY_COUNT: 19})).begin())
-    story = Story(PolicySpec(), replace(DELIVERY, headers={names.HEADER_DELIVERY_COUNT: 20}))
+    the(Run, Story(PolicySpec(), DELIVERY._replace(headers={names.HEADER_DELIVERY_COUNT: 19})).begin())
+    story = Story(PolicySpec(), DELIVERY._replace(headers={names.HEADER_DELIVERY_COUNT: 20}))
     assert Reason.CRASH_LOOP is parked(story.begin())
 
 
@@ -561,3 +570,15 @@ def test_unknown_report_is_a_fault() -> None:
     story.begin()
     with pytest.raises(AssertionError):
         story.tell(report)
+
+
+def test_policy_says_where_to_park_and_in_which_words() -> None:
+    """Generated names share a key at a queue of the user's, and the text of an exception is the policy's."""
+    nameless = DELIVERY._replace(queue="amq.gen-JzTY20BRgKO-HjmUJj0wLg")
+    spec = PolicySpec(settle="return", parking="orders.dlq", describe=lambda _: "no details")
+    for delivery, key in ((DELIVERY, "orders"), (nameless, "waybill.anonymous.orders.dlq")):
+        story = Story(spec, delivery)
+        story.begin()
+        copy = the(Republish, story.tell(Raised(ValueError("secret"), None)))
+        assert (names.PARKING_EXCHANGE, key) == (copy.exchange, copy.routing_key)
+        assert "no details" == copy.headers[names.HEADER_EXCEPTION_MESSAGE]

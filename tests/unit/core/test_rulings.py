@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from otel_waybill.core.backoff import LONGEST_DELAY, Backoff
 from otel_waybill.core.bounds import Bounds
-from otel_waybill.core.delivery import Instant, Reason
+from otel_waybill.core.delivery import Delivery, Instant, Reason
 from otel_waybill.core.retry import Retry
 from otel_waybill.core.rulings import Again, Budget, Case, Cost, Ignored, Parked, Ruling
 from otel_waybill.core.spec import PolicySpec
@@ -280,10 +280,12 @@ def test_held_message_goes_away_on_one_rung() -> None:
 
 
 def test_message_that_may_have_killed_moves_out_of_the_way() -> None:
-    """It pays an attempt and waits for the shortest delay; the last attempt parks it."""
-    guard = case(classic_guard=True)
-    assert Again(0.125, 250, Cost.ATTEMPT) == guard.moved(3, NOW)
-    assert Parked(Reason.CRASH_LOOP, None) == case(Waybill(attempt=3), classic_guard=True).moved(3, NOW)
+    """It pays an attempt and waits for the shortest delay; without another attempt, or time, it is parked."""
+    again = Delivery(queue="orders", exchange="", routing_key="orders", headers={}, redelivered=True)
+    assert Again(0.125, 250, Cost.ATTEMPT) == case(classic_guard=True).on_arrival(again, NOW)
+    crashing = Parked(Reason.CRASH_LOOP, None)
+    assert crashing == case(Waybill(attempt=3), classic_guard=True).on_arrival(again, NOW)
+    assert crashing == case(bounds=PASSED, classic_guard=True).on_arrival(again, NOW)
 
 
 def test_policy_without_retry_parks() -> None:

@@ -1,28 +1,31 @@
 """The topology: where a message waits, comes back and is kept."""
 
 import sys
+import uuid
+from contextlib import nullcontext
 from dataclasses import replace
+from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from otel_waybill.core.anonymity import is_anonymous
 from otel_waybill.core.backoff import Backoff
+from otel_waybill.core.declarations import Binding, Exchange, Queue, Step, Topology, refusal
 from otel_waybill.core.limits import ConcurrencyLimit, RateLimit
 from otel_waybill.core.retry import Retry
 from otel_waybill.core.spec import PolicySpec
 from otel_waybill.core.topology import (
     RUNGS,
-    Binding,
-    Exchange,
-    Queue,
-    Topology,
     delay_name,
+    misplaced,
+    parking_key,
     plan,
     rung,
     rungs,
 )
-from otel_waybill.errors import InvalidPolicy
+from otel_waybill.errors import InvalidPolicy, TopologyMismatch, TopologyMissing, TopologyRefused
 
 KEPT: dict[str, str | int] = {
     "x-queue-type": "quorum",
@@ -30,6 +33,13 @@ KEPT: dict[str, str | int] = {
     "x-overflow": "reject-publish",
 }
 TO_UNROUTED = {"alternate-exchange": "waybill.unrouted.v1"}
+SERVER_NAMED = "amq.gen-JzTY20BRgKO-HjmUJj0wLg"
+SPECS = st.builds(
+    PolicySpec,
+    retry=st.none() | st.builds(Retry, attempts=st.integers(1, 12)),
+    topology=st.sampled_from(("declare", "passive", "none")),
+    parking=st.none() | st.sampled_from(("orders.dlq", "dlq")),
+)
 
 
 def rungs_of(retry: Retry) -> tuple[int, ...]:
@@ -218,6 +228,181 @@ def test_plan_accepts_the_longest_name_and_no_longer() -> None:
     assert "q" * 248 + ".parked" == plan("q" * 248, PolicySpec()).queues[1].name
     with pytest.raises(InvalidPolicy, match="a queue name of at most 248 bytes"):
         plan("ü" * 125, PolicySpec())
+
+
+def test_parking_by_choice_needs_the_users_queue_and_declares_none_of_its_own() -> None:
+    """A queue of the user's has whatever arguments it has: it is looked for, bound and never declared."""
+    base = plan("orders", PolicySpec())
+    chosen = plan("orders", PolicySpec(parking="orders.dlq"))
+    assert (base.exchanges, base.bindings[:2]) == (chosen.exchanges, chosen.bindings[:2])
+    assert (base.queues[0], Queue(name="orders.dlq", passive=True)) == chosen.queues
+    assert (
+        Binding(exchange="waybill.parking.v1", queue="orders.dlq", routing_key="orders")
+        == (chosen.bindings[2])
+    )
+
+
+@given(SPECS)
+def test_passive_asks_for_the_same_and_changes_nothing(spec: PolicySpec) -> None:
+    """What is checked is what would have been declared, and a binding cannot be checked."""
+    declared = plan("orders", replace(spec, topology="declare"))
+    checked = plan("orders", replace(spec, topology="passive"))
+    assert () == checked.bindings
+    assert [replace(each, passive=True) for each in declared.exchanges] == list(checked.exchanges)
+    assert [replace(each, passive=True) for each in declared.queues] == list(checked.queues)
+
+
+@given(SPECS)
+def test_none_asks_for_nothing(spec: PolicySpec) -> None:
+    """Who says that everything is there is believed."""
+    assert () == plan("orders", replace(spec, topology="none")).steps
+
+
+@given(SPECS)
+def test_steps_come_in_an_order_that_a_broker_accepts(spec: PolicySpec) -> None:
+    """Nothing is bound before both ends exist, and nothing comes twice."""
+    steps = plan("orders", spec).steps
+    assert len(steps) == len({repr(step) for step in steps})
+    known = {"queue 'orders'"}
+    for step in steps:
+        if isinstance(step, Binding):
+            assert {f"queue {step.queue!r}", f"exchange {step.exchange!r}"} <= known
+        known.add(step.entity)
+
+
+@given(st.uuids(), st.uuids())
+def test_generated_names_share_one_key_for_parking(one: uuid.UUID, other: uuid.UUID) -> None:
+    """A program that starts a thousand times leaves one binding at its parking queue, not a thousand."""
+    names = [f"amq.gen-{one}", f"amq_{other.hex}", str(one), SERVER_NAMED]
+    keys = {
+        binding.routing_key
+        for name in names
+        for binding in plan(name, PolicySpec(parking="orders.dlq")).bindings
+        if binding.queue == "orders.dlq"
+    }
+    assert {"waybill.anonymous.orders.dlq"} == keys
+
+
+@given(st.text(min_size=1, max_size=255), st.text(min_size=1, max_size=255))
+def test_every_other_queue_has_a_key_of_its_own(one: str, other: str) -> None:
+    """No queue's messages are parked with those of another, unless both are told to park in the same."""
+    assume(not is_anonymous(one))
+    assume(not other.startswith("waybill."))  # which are our names
+    assert one == parking_key(one, "orders.dlq") == parking_key(one, None)
+    assert other != parking_key(SERVER_NAMED, one)
+
+
+@given(st.text(min_size=1, max_size=237))
+def test_key_for_parking_fits_into_a_short_string(parking: str) -> None:
+    """A parking queue is accepted only if every key that is made of it can be sent."""
+    short = len(parking.encode()) <= 237
+    with nullcontext() if short else pytest.raises(InvalidPolicy, match="need a name of 1 to 237 bytes"):
+        spec = PolicySpec(parking=parking)
+        assert len(parking_key(SERVER_NAMED, spec.parking).encode()) <= 255
+    with pytest.raises(InvalidPolicy, match="need a name of 1 to 237 bytes"):
+        PolicySpec(parking="q" * 238)
+
+
+def test_empty_name_is_no_parking_queue() -> None:
+    """What looks like an unset variable is an error, not the queue that was declared last."""
+    with pytest.raises(InvalidPolicy, match="1 to 237 bytes for the parking queue, got ''"):
+        PolicySpec(parking="")
+
+
+def test_topology_mode_is_one_of_three() -> None:
+    """A word that is none of them is refused when the policy is made."""
+    wrong: Any = "active"
+    with pytest.raises(InvalidPolicy, match="need topology in 'declare', 'passive', 'none', got 'active'"):
+        PolicySpec(topology=wrong)
+
+
+@pytest.mark.parametrize(
+    ("expected", "queue", "spec"),
+    [
+        (None, "orders", PolicySpec(retry=Retry())),
+        (None, "orders", PolicySpec(retry=Retry(), topology="none")),
+        ("server-named or exclusive", SERVER_NAMED, PolicySpec()),
+        (None, SERVER_NAMED, PolicySpec(parking="dlq")),
+        (None, SERVER_NAMED, PolicySpec(parking="dlq", retry=Retry())),
+        (None, SERVER_NAMED, PolicySpec(parking="dlq", topology="passive")),
+        (
+            "its name was generated",
+            SERVER_NAMED,
+            PolicySpec(parking="dlq", retry=Retry(), topology="passive"),
+        ),
+        ("its name was generated", SERVER_NAMED, PolicySpec(parking="dlq", retry=Retry(), topology="none")),
+        ("its name was generated", SERVER_NAMED, PolicySpec(parking="dlq", breaker="b", topology="passive")),
+        (
+            None,
+            SERVER_NAMED,
+            PolicySpec(parking="dlq", retry=Retry(in_order=True), topology="passive"),
+        ),
+        ("in which this policy parks", "dlq", PolicySpec(parking="dlq")),
+        ("in which this policy parks", "dlq", PolicySpec(parking="dlq", topology="none")),
+    ],
+)
+def test_where_a_policy_can_stand(expected: str | None, queue: str, spec: PolicySpec) -> None:
+    """What would be lost, or come back for ever or never, is refused before anything is declared."""
+    objection = misplaced(queue, spec)
+    if expected is None:
+        assert objection is None
+        plan(queue, spec)
+        return
+    assert expected in str(objection)
+    with pytest.raises(InvalidPolicy, match=f"a policy cannot stand on queue '{queue}': .*{expected}"):
+        plan(queue, spec)
+
+
+def test_exclusive_queue_with_a_name_needs_a_queue_to_park_in() -> None:
+    """It vanishes with its connection whatever it is called."""
+    assert "server-named or exclusive" in str(misplaced("worker-1", PolicySpec(), exclusive=True))
+    assert misplaced("worker-1", PolicySpec(parking="dlq", retry=Retry()), exclusive=True) is None
+
+
+RETURN = Exchange(name="waybill.return.v1", type="direct", arguments=TO_UNROUTED)
+DELAY = Queue(name="waybill.delay.v1.250", arguments={"x-dead-letter-exchange": "waybill.return.v1"})
+BACK = Binding(exchange="waybill.return.v1", queue="orders", routing_key="orders")
+
+
+@pytest.mark.parametrize(
+    ("permissions", "step"),
+    [
+        (("configure on exchange 'waybill.delay.v1.250'",), Exchange(name=delay_name(250), type="fanout")),
+        (
+            (
+                "configure on exchange 'waybill.return.v1'",
+                "read on exchange 'waybill.return.v1'",
+                "write on exchange 'waybill.unrouted.v1'",
+            ),
+            RETURN,
+        ),
+        (
+            (
+                "configure on queue 'waybill.delay.v1.250'",
+                "read on queue 'waybill.delay.v1.250'",
+                "write on exchange 'waybill.return.v1'",
+            ),
+            DELAY,
+        ),
+        (("write on queue 'orders'", "read on exchange 'waybill.return.v1'"), BACK),
+        (("configure, write or read on queue 'dlq'",), Queue(name="dlq", passive=True)),
+        (("configure, write or read on exchange 'waybill.return.v1'",), replace(RETURN, passive=True)),
+    ],
+)
+def test_refusal_names_what_the_user_lacks(permissions: tuple[str, ...], step: Step) -> None:
+    """Dead-lettering and alternate exchanges take rights on both sides, which the broker does not tell."""
+    error = refusal(step, 403, "ACCESS_REFUSED")
+    assert isinstance(error, TopologyRefused)
+    assert (step.entity, "ACCESS_REFUSED", permissions) == (error.entity, error.reply, error.needs)
+
+
+def test_refusals_become_errors_that_say_what_to_do() -> None:
+    """Whatever else a broker may say is left as it is."""
+    assert repr(TopologyMismatch("exchange 'waybill.return.v1'", "x")) == repr(refusal(RETURN, 406, "x"))
+    assert repr(TopologyMissing("queue 'waybill.delay.v1.250'", "x")) == repr(refusal(DELAY, 404, "x"))
+    assert repr(TopologyMissing("queue 'orders'", "x")) == repr(refusal(BACK, 404, "x"))
+    assert "the binding of queue 'orders' to exchange 'waybill.return.v1'" == BACK.entity
+    assert None is refusal(BACK, 405, "RESOURCE_LOCKED")
 
 
 def test_delay_name_contains_the_time() -> None:

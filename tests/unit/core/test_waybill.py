@@ -1,5 +1,6 @@
 """The waybill: what is written is what is read, and what is hostile is absent."""
 
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -8,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otel_waybill import names
+from otel_waybill.core.belief import BELIEF, LARGEST_SKEW, Belief
+from otel_waybill.core.copies import retry_headers
 from otel_waybill.core.delivery import Delivery
 from otel_waybill.core.waybill import (
     BAGGAGE_KEYS,
@@ -17,8 +20,9 @@ from otel_waybill.core.waybill import (
     Hop,
     Waybill,
     decode,
+    decode_end_to_end,
     end_to_end_headers,
-    from_baggage,
+    expiration,
 )
 
 NOW = 1_764_000_000.0
@@ -60,7 +64,12 @@ waybills = st.builds(
 )
 
 
-def arriving(headers: dict[str, Any], exchange: str = "shop", message_id: str | None = None) -> Delivery:
+def arriving(
+    headers: dict[str, Any],
+    exchange: str = "shop",
+    message_id: str | None = None,
+    user_id: str | None = None,
+) -> Delivery:
     """A delivery with these *headers*, which nobody may write to."""
     return Delivery(
         queue="orders",
@@ -68,18 +77,24 @@ def arriving(headers: dict[str, Any], exchange: str = "shop", message_id: str | 
         routing_key="order.created",
         headers=MappingProxyType(headers),
         message_id=message_id,
+        user_id=user_id,
     )
 
 
 def read(headers: dict[str, Any], baggage: dict[str, Any] | None = None, now: float = NOW) -> Decoded:
     """What a reader makes of a message."""
-    return decode(arriving(headers), baggage or {}, now=now, max_deadline=DAY)
+    return decode(arriving(headers), baggage or {}, now=now, belief=BELIEF)
+
+
+def carried(baggage: dict[str, Any]) -> Waybill:
+    """What a reader makes of baggage that came over HTTP."""
+    return decode_end_to_end({}, baggage, now=NOW).waybill
 
 
 def returned(headers: dict[str, Any], message_id: str | None = None) -> Decoded:
     """What a reader makes of a message that the ladder returned."""
     delivery = arriving(headers, names.RETURN_EXCHANGE, message_id)
-    return decode(delivery, {}, now=NOW, max_deadline=DAY)
+    return decode(delivery, {}, now=NOW, belief=BELIEF)
 
 
 @given(waybills)
@@ -87,9 +102,9 @@ def test_what_is_written_is_what_is_read(waybill: Waybill) -> None:
     """Whatever a program sends end to end arrives, by header or by baggage, exact to the millisecond."""
     headers = end_to_end_headers(waybill, NOW)
     baggage = {BAGGAGE_KEYS[name]: value for name, value in headers.items()}
-    by_header, invalid = read(dict(headers))
+    by_header, invalid, _ = read(dict(headers))
     assert () == invalid
-    assert by_header == from_baggage(baggage, now=NOW, max_deadline=DAY)
+    assert by_header == carried(baggage)
     assert (waybill.request_id, waybill.retries, waybill.retry_limit) == (
         by_header.request_id,
         by_header.retries,
@@ -101,10 +116,10 @@ def test_what_is_written_is_what_is_read(waybill: Waybill) -> None:
 @given(waybills, st.integers(1, 20))
 def test_deadline_does_not_drift_from_hop_to_hop(waybill: Waybill, hops: int) -> None:
     """Twenty services later the deadline is still the one that the first of them sent."""
-    first, _ = read(dict(end_to_end_headers(waybill, NOW)))
+    first, *_ = read(dict(end_to_end_headers(waybill, NOW)))
     last = first
     for _ in range(hops):
-        last, _ = read(dict(end_to_end_headers(last, NOW)))
+        last, *_ = read(dict(end_to_end_headers(last, NOW)))
     assert first == last
 
 
@@ -116,7 +131,7 @@ def test_no_header_table_stops_a_consumer(
 ) -> None:
     """Anything may stand under any name: what makes sense is read, the rest is absent and counted."""
     table = others | ours
-    waybill, invalid = returned(table) if through else read(table)
+    waybill, invalid, _ = returned(table) if through else read(table)
     assert 1 <= waybill.attempt <= LARGEST_COUNT
     assert 0 <= waybill.retries <= LARGEST_COUNT
     assert waybill.deadline is None or 0 <= waybill.deadline <= NOW + DAY
@@ -124,10 +139,32 @@ def test_no_header_table_stops_a_consumer(
     assert all(value.encode() is not None for value in end_to_end_headers(waybill, NOW).values())
 
 
+@given(
+    st.dictionaries(st.sampled_from(facts), hostile),
+    st.dictionaries(st.sampled_from([*BAGGAGE_KEYS.values()]), hostile),
+    st.sampled_from(["shop", "guest", None, "", "é"]),
+    st.booleans(),
+)
+def test_nothing_of_a_stranger_is_believed(
+    headers: dict[str, Any],
+    baggage: dict[str, Any],
+    user_id: str | None,
+    through: bool,  # noqa: FBT001 - drawn
+) -> None:
+    """Whoever is not on the list has no say, in any shape; and nobody is told of what is not even read."""
+    delivery = arriving(headers, names.RETURN_EXCHANGE if through else "shop", user_id=user_id)
+    decoded = decode(delivery, baggage, now=NOW, belief=Belief(trust=frozenset({"billing"})))
+    if through:
+        # What a copy says is our own, but not what its baggage says.
+        assert decoded == decode(delivery, {}, now=NOW, belief=BELIEF)
+    else:
+        assert Decoded(EMPTY if not delivery.message_id else Waybill(id=delivery.message_id)) == decoded
+
+
 @given(st.dictionaries(st.sampled_from([*BAGGAGE_KEYS.values(), "tenant"]), hostile))
 def test_no_baggage_stops_a_program(baggage: dict[str, Any]) -> None:
     """Baggage is anybody's text: what makes no sense in it is absent."""
-    assert 1 == from_baggage(baggage, now=NOW, max_deadline=DAY).attempt
+    assert 1 == carried(baggage).attempt
 
 
 def test_what_makes_no_sense_is_counted_by_name() -> None:
@@ -161,7 +198,7 @@ def test_headers_win_over_baggage() -> None:
 
 def test_broken_header_leaves_the_baggage() -> None:
     """A header that makes no sense is as good as none."""
-    waybill, invalid = read({names.HEADER_RETRIES: [5]}, {names.BAGGAGE_RETRIES: "5"})
+    waybill, invalid, _ = read({names.HEADER_RETRIES: [5]}, {names.BAGGAGE_RETRIES: "5"})
     assert (5, (names.HEADER_RETRIES,)) == (waybill.retries, invalid)
 
 
@@ -195,6 +232,111 @@ def test_deadline_is_believed_no_further_than_its_timeout(
     """Neither a clock that is wrong nor a liar gives a message more time than was left, or than a day."""
     headers = {names.HEADER_DEADLINE: round((NOW + left) * 1000), names.HEADER_TIMEOUT: timeout}
     assert NOW + expected == read(headers).waybill.deadline
+
+
+SAID: dict[str, Any] = {
+    names.HEADER_REQUEST_ID: "123456",
+    names.HEADER_DEADLINE: round((NOW + 5) * 1000),
+    names.HEADER_TIMEOUT: 5000,
+    names.HEADER_RETRIES: "3",
+    names.HEADER_RETRY_LIMIT: "9",
+}
+ALL_SAID = Waybill(request_id="123456", deadline=NOW + 5, retries=3, retry_limit=9)
+
+
+@pytest.mark.parametrize("by_header", [True, False])
+def test_listed_senders_are_believed(*, by_header: bool) -> None:
+    """A user id on the list, which the broker has validated, opens headers and baggage; no other does."""
+    belief = Belief(trust=frozenset({"shop", "billing"}))
+    headers = SAID if by_header else {}
+    baggage = {} if by_header else {BAGGAGE_KEYS[name]: value for name, value in SAID.items()}
+    for user_id, expected in (("shop", ALL_SAID), ("guest", EMPTY), (None, EMPTY)):
+        delivery = arriving(headers, user_id=user_id)
+        assert Decoded(expected) == decode(delivery, baggage, now=NOW, belief=belief)
+
+
+def test_header_of_a_stranger_does_not_make_him_known() -> None:
+    """The user id of an origin counts only where copies come from; anybody can write a header."""
+    headers = SAID | {names.HEADER_ORIGIN_USER_ID: "shop"}
+    assert Decoded(EMPTY) == decode(arriving(headers), {}, now=NOW, belief=Belief(trust=frozenset({"shop"})))
+
+
+@pytest.mark.parametrize(("user_id", "expected"), [("shop", "123456"), ("guest", None), (None, None)])
+def test_baggage_of_a_copy_is_that_of_its_origin(user_id: str | None, expected: str | None) -> None:
+    """What a copy carries beside our headers is believed as far as whoever published the original."""
+    headers = {} if user_id is None else {names.HEADER_ORIGIN_USER_ID: user_id}
+    copy = arriving(headers, names.RETURN_EXCHANGE, user_id=None if user_id == "shop" else "shop")
+    baggage = {names.BAGGAGE_REQUEST_ID: "123456"}
+    decoded = decode(copy, baggage, now=NOW, belief=Belief(trust=frozenset({"shop"})))
+    assert expected == decoded.waybill.request_id
+
+
+@given(st.integers(1, 5), st.sampled_from(["shop", "guest", None]))
+def test_retries_keep_the_trust_of_their_original(retries: int, user_id: str | None) -> None:
+    """A message that is believed stays so through the ladder, and one that is not gains nothing there."""
+    belief = Belief(trust=frozenset({"shop"}))
+    original = arriving({"tenant": "acme", **SAID}, user_id=user_id, message_id="4711")
+    stale = {BAGGAGE_KEYS[name]: value for name, value in SAID.items()}
+    first = decode(original, stale, now=NOW, belief=belief).waybill
+    delivery, waybill = original, first
+    for _ in range(retries):
+        headers = retry_headers(delivery, waybill.retried(), NOW)
+        # The copy has no user id: that of its publisher would be ours. Its baggage may be the stranger's.
+        delivery = arriving(headers, names.RETURN_EXCHANGE, "4711")
+        waybill = decode(delivery, stale, now=NOW, belief=belief).waybill
+    assert replace(first, attempt=1 + retries, retries=first.retries + retries, hop=waybill.hop) == waybill
+    assert waybill.hop is not None
+    assert user_id == waybill.hop.user_id
+    assert (waybill.request_id, waybill.deadline) == (
+        ("123456", NOW + 5) if user_id == "shop" else (None, None)
+    )
+
+
+def test_ignored_deadline_is_as_good_as_absent() -> None:
+    """Neither its value nor its nonsense is anybody's business; the other facts count."""
+    belief = Belief(deadline="ignore")
+    nonsense = SAID | {names.HEADER_DEADLINE: "tomorrow"}
+    far = SAID | {names.HEADER_DEADLINE: "9" * 15}
+    for headers in (SAID, nonsense, far):
+        decoded = decode(arriving(headers), {}, now=NOW, belief=belief)
+        assert Decoded(replace(ALL_SAID, deadline=None)) == decoded
+
+
+def test_clock_that_is_ahead_is_told() -> None:
+    """The deadline counts from here; when the clock is far off there is none, in baggage neither."""
+    skewed = SAID | {names.HEADER_DEADLINE: round((NOW + 35) * 1000)}
+    assert Decoded(ALL_SAID, skew=30.0) == read(skewed)
+    wrong = SAID | {names.HEADER_DEADLINE: round((NOW + 5 + 2 * LARGEST_SKEW) * 1000)}
+    baggage = {names.BAGGAGE_DEADLINE: round((NOW + 5) * 1000), names.BAGGAGE_TIMEOUT: 5000}
+    assert Decoded(replace(ALL_SAID, deadline=None), skew=2 * LARGEST_SKEW) == read(wrong, baggage)
+    assert Decoded(replace(EMPTY, deadline=NOW + 5)) == read({}, baggage)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "own", "expected"),
+    [
+        (5.0, None, "5000"),
+        (0.0001, None, "1"),  # rounded up
+        (0.0, None, "1"),  # 0 would be dropped even where a consumer waits
+        (-5.0, None, "1"),
+        (5.0, "4000", "4000"),
+        (5.0, "6000", "5000"),
+        (5.0, "0", "0"),
+        (5.0, "soon", "soon"),  # the broker says what is wrong with it
+    ],
+)
+def test_expiration_is_what_is_left(seconds: float, own: str | None, expected: str) -> None:
+    """A message that nobody waits for may go; one that its sender wants gone earlier goes earlier."""
+    assert expected == expiration(seconds, own)
+
+
+@given(st.floats(-(10**6), 86_400), st.none() | st.integers(0, 10**9).map(str))
+def test_expiration_is_one_that_the_broker_takes(seconds: float, own: str | None) -> None:
+    """Never 0 of our making, never less than what is left, never longer than the message's own."""
+    made = int(expiration(seconds, own))
+    assert made >= (1 if own is None else min(1, int(own)))
+    assert made == int(own or -1) or made >= seconds * 1000
+    assert own is None or made <= int(own)
 
 
 def test_timeout_alone_is_no_deadline() -> None:
@@ -255,7 +397,7 @@ def test_hop_facts_count_only_from_the_return_exchange() -> None:
 @pytest.mark.parametrize("attempt", ["0", "-1", "2.5", LARGEST_COUNT + 1, True, []])
 def test_attempt_that_makes_no_sense_is_the_first(attempt: object) -> None:
     """A broken attempt number costs a few more runs, never the message."""
-    waybill, invalid = returned({names.HEADER_ATTEMPT: attempt})
+    waybill, invalid, _ = returned({names.HEADER_ATTEMPT: attempt})
     assert (1, Hop(), (names.HEADER_ATTEMPT,)) == (waybill.attempt, waybill.hop, invalid)
 
 
@@ -282,13 +424,13 @@ def test_more_deferrals_than_anybody_counts_are_none() -> None:
 @pytest.mark.parametrize("name", ["ä" * 128, "a" * 256, "\udcff", b"shop", 5])
 def test_name_that_no_broker_knows_is_absent(name: object) -> None:
     """An origin longer than AMQP's 255 octets, or one that cannot be written again, is read as none."""
-    waybill, invalid = returned({names.HEADER_ORIGIN_EXCHANGE: name})
+    waybill, invalid, _ = returned({names.HEADER_ORIGIN_EXCHANGE: name})
     assert (Hop(), (names.HEADER_ORIGIN_EXCHANGE,)) == (waybill.hop, invalid)
 
 
 def test_identity_is_the_message_id_until_a_copy_says_so() -> None:
     """The id that a message was sent with names it, in any script, and its copies keep the one they carry."""
-    assert "4711" == decode(arriving({}, message_id="4711"), {}, now=NOW, max_deadline=DAY).waybill.id
+    assert "4711" == decode(arriving({}, message_id="4711"), {}, now=NOW, belief=BELIEF).waybill.id
     assert "first" == returned({names.HEADER_ID: "first"}, "made up by a client").waybill.id
     assert Decoded(Waybill(id="bestellung-ä", hop=Hop())) == returned({names.HEADER_ID: "bestellung-ä"})
     assert "4711" == returned({names.HEADER_ID: ""}, "4711").waybill.id

@@ -10,7 +10,16 @@ import pytest
 from otel_waybill.core.backoff import Backoff
 from otel_waybill.core.breaker import Admission, Permit
 from otel_waybill.core.delivery import Delivery, Instant, Outcome, Reason, Result
-from otel_waybill.core.events import Confirmed, Ended, Event, Held, RunEnded, RunStarted, Unconfirmed
+from otel_waybill.core.events import (
+    BreakerEvent,
+    Confirmed,
+    Ended,
+    Event,
+    Held,
+    RunEnded,
+    RunStarted,
+    Unconfirmed,
+)
 from otel_waybill.core.pipeline import Execution
 from otel_waybill.core.retry import Retry
 from otel_waybill.core.spec import PolicySpec
@@ -76,25 +85,30 @@ class Gate:
 
     def acquire(self, now: float, u: float) -> Admission:
         """Refuse first, then let everybody in."""
-        del now, u
+        del u
         if self.refusals:
             return Admission(permit=None, retry_after=self.refusals.pop(0))
-        return Admission(permit=Permit(generation=1, probe=False, id=1))
+        return Admission(permit=Permit(breaker=None, generation=1, since=now))
 
-    def succeed(self, permit: Permit, now: float) -> None:
+    def succeed(self, permit: Permit, now: float, u: float) -> tuple[BreakerEvent, ...]:
         """Note a success."""
-        del permit, now
-        self.closings.append("succeeded")
-
-    def fail(self, permit: Permit, now: float, u: float) -> None:
-        """Note a failure."""
         del permit, now, u
-        self.closings.append("failed")
+        self.closings.append("succeeded")
+        return ()
 
-    def release(self, permit: Permit) -> None:
+    def fail(
+        self, permit: Permit, now: float, u: float, error: BaseException | None = None
+    ) -> tuple[BreakerEvent, ...]:
+        """Note a failure."""
+        del permit, now, u, error
+        self.closings.append("failed")
+        return ()
+
+    def release(self, permit: Permit) -> tuple[BreakerEvent, ...]:
         """Note a permit that came back unused."""
         del permit
         self.closings.append("released")
+        return ()
 
 
 class Script:

@@ -7,23 +7,26 @@ import gc
 import inspect
 import pickle
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import MISSING, fields
 
 import pytest
 
+from otel_waybill import guard
 from otel_waybill.core.breaker import Permit, State
-from otel_waybill.core.events import BreakerChanged, Event
+from otel_waybill.core.events import BreakerCalled, BreakerChanged, CallOutcome, Event
 from otel_waybill.core.spec import BreakerSpec
 from otel_waybill.errors import CircuitOpen, DeadlineExceeded, InvalidPolicy
 from otel_waybill.resilience import hub
 from otel_waybill.resilience.breaker import CircuitBreaker
+from otel_waybill.resilience.breaker.options import BreakerOptions
 
-OPENED = BreakerChanged(breaker="payments", before="closed", after="open")
-PROBING = BreakerChanged(breaker="payments", before="open", after="half-open")
-CLOSED = BreakerChanged(breaker="payments", before="half-open", after="closed")
+OPENED = BreakerChanged(breaker="payments", before="closed", after="open", trigger="tripped")
+PROBING = BreakerChanged(breaker="payments", before="open", after="half-open", trigger="retried")
+CLOSED = BreakerChanged(breaker="payments", before="half-open", after="closed", trigger="recovered")
+RELAPSED = BreakerChanged(breaker="payments", before="half-open", after="open", trigger="relapsed")
 
 
 class Down(Exception):  # noqa: N818 - a state of the dependency
@@ -66,6 +69,25 @@ def events() -> Iterator[list[Event]]:
     hub.remove(sink)
 
 
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """Faults of the program's own functions are logged, as in a user's program, and not raised."""
+    loud = guard.harmless.loud
+    guard.reraise(on=False)
+    yield
+    guard.reraise(on=loud)
+
+
+def called(outcome: CallOutcome) -> BreakerCalled:
+    """A call through the breaker of these tests."""
+    return BreakerCalled(breaker="payments", outcome=outcome)
+
+
+def changes(events: Iterable[Event]) -> list[BreakerChanged]:
+    """Those of *events* that are changes of a breaker."""
+    return [event for event in events if isinstance(event, BreakerChanged)]
+
+
 def state_of(breaker: CircuitBreaker) -> State:
     """Read the state afresh; type checkers take a property for a constant."""
     return breaker.state
@@ -91,12 +113,20 @@ def test_defaults_are_those_of_the_spec() -> None:
     signature = inspect.signature(CircuitBreaker).parameters
     assert spec == {name: signature[name].default for name in spec}
     assert {*spec, "name", "clock", "chance"} == set(signature)
+    assert {*signature} - {"name"} == BreakerOptions.__optional_keys__
 
 
 def test_settings_reach_the_core() -> None:
     """Every keyword is checked as the setting of its name."""
-    wrong = {"window": 0, "minimum_calls": 0, "failure_rate": 0, "open_for": 0, "open_ceiling": 1}
-    wrong |= {"open_jitter": 1, "probes": 0, "probe_success": 0}
+    wrong: dict[str, object] = {
+        "window": 0,
+        "minimum_calls": 0,
+        "failure_rate": 0,
+        "open_for": 0,
+        "open_ceiling": 1,
+    }
+    wrong |= {"open_jitter": 1, "probes": 0, "probe_success": 0, "probe_timeout": 0, "window_calls": 1}
+    wrong |= {"slow_after": 0, "slow_rate": 0, "failures": None, "ignored": None}
     for name, value in wrong.items():
         with pytest.raises(InvalidPolicy, match=name):
             CircuitBreaker("payments", **{name: value})  # type: ignore[arg-type]  # a dict has one value type
@@ -162,25 +192,27 @@ def test_changes_are_told_once_and_without_the_lock(
     hub.add(nosy)
     fail(payments, 2)
     hub.remove(nosy)
-    assert [None] == states
+    assert [None] == states[-1:]
     clock.now += 5.0
     with payments:
-        assert [OPENED, PROBING] == events
-    assert [OPENED, PROBING, CLOSED] == events
+        assert [OPENED, PROBING] == changes(events)
+    assert [OPENED, PROBING, CLOSED] == changes(events)
 
 
 def test_verbs_return_changes_instead_of_telling_them(
     payments: CircuitBreaker, clock: Clock, events: list[Event]
 ) -> None:
     """A policy that drives the breaker itself gets the change and reports it in its own order."""
-    assert payments.fail(admitted(payments, clock), clock(), 0.5) is None
-    assert OPENED == payments.fail(admitted(payments, clock), clock(), 0.5)
+    failure = called(CallOutcome.FAILURE)
+    assert (failure,) == payments.fail(admitted(payments, clock), clock(), 0.5)
+    assert (failure, OPENED) == payments.fail(admitted(payments, clock), clock(), 0.5)
     clock.now += 5.0
     admission = payments.acquire(clock(), 0.5)
     assert admission.permit is not None
     assert PROBING == admission.changed
-    payments.release(admission.permit)
-    assert CLOSED == payments.succeed(admitted(payments, clock), clock())
+    assert (called(CallOutcome.IGNORED),) == payments.release(admission.permit)
+    success = called(CallOutcome.SUCCESS)
+    assert (success, CLOSED) == payments.succeed(admitted(payments, clock), clock(), 0.5)
     assert [] == events
 
 
@@ -318,7 +350,7 @@ def test_lent_permit_is_used_by_the_first_block_inside(payments: CircuitBreaker,
     with payments.lent(permit), payments:
         pass
     assert State.CLOSED == state_of(payments)
-    assert payments.fail(permit, clock(), 0.5) is None  # the policy's report comes too late to matter
+    assert () == payments.fail(permit, clock(), 0.5)  # the policy's report comes too late to matter
 
 
 def test_lent_permit_is_used_once(payments: CircuitBreaker, clock: Clock) -> None:
@@ -357,8 +389,7 @@ def test_lent_permit_returns_when_the_block_counts_nothing(payments: CircuitBrea
         fail(payments, 1, asyncio.CancelledError)
         fail(payments, 1, lambda: CircuitOpen("stock", 1.0))
         assert State.HALF_OPEN == state_of(payments)
-    changed = payments.fail(permit, clock(), 0.5)
-    assert BreakerChanged(breaker="payments", before="half-open", after="open") == changed
+    assert [RELAPSED] == changes(payments.fail(permit, clock(), 0.5))
 
 
 def test_lent_permit_of_an_earlier_time_lets_nobody_in(payments: CircuitBreaker, clock: Clock) -> None:
@@ -377,8 +408,8 @@ def test_lent_permit_serves_no_other_breaker(payments: CircuitBreaker, clock: Cl
         with payments:
             pass
         fail(stock)
-    assert stock.fail(picking, clock(), 0.5) is None  # was used inside
-    assert OPENED == payments.fail(paying, clock(), 0.5)  # was not: a second call of two
+    assert () == stock.fail(picking, clock(), 0.5)  # was used inside
+    assert [OPENED] == changes(payments.fail(paying, clock(), 0.5))  # was not: a second call of two
 
 
 def test_loans_of_two_breakers_nest(payments: CircuitBreaker, clock: Clock) -> None:
@@ -388,8 +419,19 @@ def test_loans_of_two_breakers_nest(payments: CircuitBreaker, clock: Clock) -> N
     with payments.lent(paying), stock.lent(picking), payments, stock:
         pass
     for breaker, permit in ((payments, paying), (stock, picking)):
-        assert breaker.fail(permit, clock(), 0.5) is None
-        assert breaker.fail(admitted(breaker, clock), clock(), 0.5) is not None  # a second call of two
+        assert () == breaker.fail(permit, clock(), 0.5)
+        assert changes(breaker.fail(admitted(breaker, clock), clock(), 0.5))  # a second call of two
+
+
+def test_of_several_loans_the_one_that_was_used_returns(payments: CircuitBreaker, clock: Clock) -> None:
+    """A call that counts nothing gives back its own permit, and no other."""
+    stock = CircuitBreaker("stock", minimum_calls=2, clock=clock)
+    picking, paying = admitted(stock, clock), admitted(payments, clock)
+    with stock.lent(picking), payments.lent(paying):
+        fail(payments, 1, asyncio.CancelledError)
+        fail(stock)
+    assert (called(CallOutcome.FAILURE),) == payments.fail(paying, clock(), 0.5)
+    assert () == stock.fail(picking, clock(), 0.5)
 
 
 def test_lending_ends_with_the_block(payments: CircuitBreaker, clock: Clock) -> None:
@@ -452,3 +494,250 @@ def test_refusal_survives_copy_and_pickle(payments: CircuitBreaker) -> None:
         pass
     for twin in (copy.copy(refusal.value), pickle.loads(pickle.dumps(refusal.value))):  # noqa: S301 - our own
         assert ("payments", 5.0) == (twin.breaker, twin.retry_after)
+
+
+# Which calls count, and as what.
+
+
+def test_the_block_and_the_policy_judge_alike(clock: Clock) -> None:
+    """What an exception says about the dependency is a setting of the breaker, however it is used."""
+    breaker = CircuitBreaker(
+        "payments", minimum_calls=1, failures=(OSError,), ignored=(FileNotFoundError,), clock=clock
+    )
+    for error, outcome in (
+        (ConnectionError, CallOutcome.FAILURE),
+        (ValueError, CallOutcome.SUCCESS),
+        (FileNotFoundError, CallOutcome.IGNORED),
+        (KeyboardInterrupt, CallOutcome.IGNORED),
+    ):
+        told: list[Event] = []
+        hub.add(told.append)
+        fail(breaker, 1, error)
+        hub.remove(told.append)
+        breaker.reset()
+        assert tuple(told) == breaker.fail(admitted(breaker, clock), clock(), 0.5, error())
+        assert called(outcome) == told[0]
+        breaker.reset()
+
+
+def test_nack_of_a_handler_is_a_failure(clock: Clock) -> None:
+    """A policy that reports a failure without an exception has one all the same."""
+    breaker = CircuitBreaker("payments", minimum_calls=1, failures=(), clock=clock)
+    assert called(CallOutcome.FAILURE) == breaker.fail(admitted(breaker, clock), clock(), 0.5)[0]
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_predicate_that_raises_changes_nothing_for_the_program(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The caller sees its own error, which counts as a failure, and the fault is logged once."""
+
+    def broken(error: BaseException) -> bool:
+        return bool(error.args[0] == "503")
+
+    breaker = CircuitBreaker("payments", minimum_calls=2, failures=broken, clock=clock)
+    for _ in range(2):
+        with pytest.raises(Down), breaker:
+            raise Down
+    assert State.OPEN == state_of(breaker)
+    assert 1 == len(caplog.records)
+    assert "asking whether an exception counts for a breaker failed" in caplog.text
+
+
+def test_a_call_takes_from_its_permit_to_its_end(clock: Clock) -> None:
+    """A slow call is one whatever it returns, by the clock of the breaker."""
+    breaker = CircuitBreaker("payments", minimum_calls=2, slow_after=1.0, slow_rate=1.0, clock=clock)
+    for _ in range(2):
+        with breaker:
+            clock.now += 1.5
+    assert State.OPEN == state_of(breaker)
+
+
+def test_a_call_on_a_lent_permit_begins_with_its_block(clock: Clock) -> None:
+    """What a handler did before it called the dependency does not make the call slow."""
+    breaker = CircuitBreaker("payments", minimum_calls=1, slow_after=1.0, clock=clock)
+    with breaker.lent(admitted(breaker, clock)):
+        clock.now += 60.0
+        with breaker:
+            clock.now += 0.5
+    assert State.CLOSED == state_of(breaker)
+
+
+def test_every_call_is_told_with_its_outcome(payments: CircuitBreaker, events: list[Event]) -> None:
+    """Telemetry hears of each call once, of refused ones too."""
+    with payments:
+        pass
+    fail(payments, 1, asyncio.CancelledError)
+    fail(payments, 2)
+    assert [
+        called(CallOutcome.SUCCESS),
+        called(CallOutcome.IGNORED),
+        called(CallOutcome.FAILURE),
+        OPENED,
+        called(CallOutcome.REFUSED),
+    ] == events
+
+
+def test_a_call_under_a_policy_is_told_once(
+    payments: CircuitBreaker, clock: Clock, events: list[Event]
+) -> None:
+    """The block inside uses the permit of the policy, and only one of them reports."""
+    permit = admitted(payments, clock)
+    with payments.lent(permit), payments:
+        pass
+    assert () == payments.succeed(permit, clock(), 0.5)
+    assert [called(CallOutcome.SUCCESS)] == events
+
+
+def test_refusal_says_whether_to_defer(payments: CircuitBreaker) -> None:
+    """A handler that is stopped by such a breaker spends no attempt."""
+    patient = CircuitBreaker("stock", minimum_calls=1, defer=True)
+    seen = []
+    for breaker in (payments, patient):
+        fail(breaker, 2)
+        with pytest.raises(CircuitOpen) as refusal, breaker:
+            pass
+        seen.append((refusal.value.defer, pickle.loads(pickle.dumps(refusal.value)).defer))  # noqa: S301 - our own
+    assert [(False, False), (True, True)] == seen
+
+
+# By hand.
+
+
+def test_hand_has_the_last_word_from_any_thread(payments: CircuitBreaker, events: list[Event]) -> None:
+    """Operators open, silence and close it while the program runs, and telemetry sees it."""
+    for move, state in (
+        (payments.force_open, State.FORCED_OPEN),
+        (payments.metrics_only, State.METRICS_ONLY),
+        (payments.disable, State.DISABLED),
+        (payments.reset, State.CLOSED),
+    ):
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(move).result(timeout=10)
+        assert state == state_of(payments)
+    assert [
+        ("forced-open", "forced"),
+        ("metrics-only", "observed"),
+        ("disabled", "disabled"),
+        ("closed", "reset"),
+    ] == [(each.after, each.trigger) for each in changes(events)]
+
+
+def test_forced_open_refuses_until_reset(payments: CircuitBreaker, clock: Clock) -> None:
+    """Maintenance lasts as long as it lasts."""
+    payments.force_open()
+    clock.now += 1e6
+    with pytest.raises(CircuitOpen) as refusal, payments:
+        pass
+    assert 5.0 == refusal.value.retry_after
+    payments.reset()
+    with payments:
+        pass
+
+
+def test_call_that_was_running_when_it_was_moved_counts_no_more(payments: CircuitBreaker) -> None:
+    """A reset is not undone by what began before it."""
+    fail(payments)
+    with suppress(Down), payments:
+        payments.reset()
+        raise Down
+    fail(payments)
+    assert State.CLOSED == state_of(payments)
+
+
+# Listeners.
+
+
+def test_listeners_hear_every_change_until_they_leave(payments: CircuitBreaker, clock: Clock) -> None:
+    """However it came about, and of this breaker only."""
+    heard: list[BreakerChanged] = []
+    leave = payments.listen(heard.append)
+    fail(payments, 2)
+    clock.now += 5.0
+    with payments:
+        pass
+    stock = CircuitBreaker("stock", minimum_calls=1)
+    fail(stock)
+    assert [OPENED, PROBING, CLOSED] == heard
+    leave()
+    leave()
+    payments.force_open()
+    assert [OPENED, PROBING, CLOSED] == heard
+
+
+def test_a_listener_may_be_there_twice_and_leaves_once(payments: CircuitBreaker) -> None:
+    """Each listening is its own."""
+    heard: list[BreakerChanged] = []
+    leave = payments.listen(heard.append)
+    payments.listen(heard.append)
+    leave()
+    fail(payments, 2)
+    assert [OPENED] == heard
+
+
+@pytest.mark.usefixtures("quiet")
+def test_a_listener_that_raises_is_logged_once(
+    payments: CircuitBreaker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither the caller nor the next listener pays for it."""
+    heard: list[BreakerChanged] = []
+
+    def broken(_: BreakerChanged) -> None:
+        msg = "pager is down"
+        raise OSError(msg)
+
+    payments.listen(broken)
+    payments.listen(heard.append)
+    fail(payments, 2)
+    payments.force_open()
+    assert 2 == len(heard)
+    assert 1 == len(caplog.records)
+    assert "telling a listener of a breaker failed" in caplog.text
+
+
+def test_a_listener_may_use_the_breaker(payments: CircuitBreaker) -> None:
+    """No lock is held while it runs: it may ask, move and listen, from any thread."""
+
+    def isolate(changed: BreakerChanged) -> None:
+        if changed.after == "open":
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(payments.force_open).result(timeout=10)
+
+    payments.listen(isolate)
+    fail(payments, 2)
+    assert State.FORCED_OPEN == state_of(payments)
+
+
+# Hystrix.
+
+
+def test_hystrix_has_its_numbers(clock: Clock) -> None:
+    """Twenty calls in ten seconds, half of them failed; one probe after five seconds, always five."""
+    breaker = CircuitBreaker.hystrix("payments", clock=clock)
+    for _ in range(10):
+        with breaker:
+            pass
+    fail(breaker, 9)
+    assert State.CLOSED == state_of(breaker)
+    for _ in range(3):  # the sleep window does not grow
+        fail(breaker)
+        assert State.OPEN == state_of(breaker)
+        with pytest.raises(CircuitOpen) as refusal, breaker:
+            pass
+        assert 5.0 == refusal.value.retry_after
+        clock.now += 5.0
+    with breaker:
+        pass
+    assert State.CLOSED == state_of(breaker)
+
+
+def test_hystrix_takes_overrides(clock: Clock) -> None:
+    """Each of its numbers can be another, and the sleep window still does not grow."""
+    breaker = CircuitBreaker.hystrix("payments", window_calls=50, open_for=90.0, probes=2, clock=clock)
+    assert (50, None, 90.0, 90.0, 2) == (
+        breaker.spec.window_calls,
+        breaker.spec.window,
+        breaker.spec.open_for,
+        breaker.spec.open_ceiling,
+        breaker.spec.probes,
+    )

@@ -96,8 +96,8 @@ def test_handler_uses_the_permit_of_its_policy(breaker: CircuitBreaker) -> None:
     assert permit is not None
     with terms.lent(permit), breaker:
         pass
-    breaker.succeed(permit, 0.0)
-    assert (1, 0) == breaker._core._window.totals(0.0)
+    breaker.succeed(permit, 0.0, 0.5)
+    assert (1, 0, 0) == breaker._core._window.totals(0.0)
 
 
 @pytest.mark.parametrize("with_breaker", [True, False])

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otel_waybill import guard
-from otel_waybill.core.events import BreakerChanged, Event
+from otel_waybill.core.events import BreakerCalled, BreakerChanged, CallOutcome, Event, RunEnded
 from otel_waybill.errors import InvalidPolicy
 from otel_waybill.resilience import hub
 
-EVENT = BreakerChanged(breaker="payments", before="closed", after="open")
+EVENT = BreakerChanged(breaker="payments", before="closed", after="open", trigger="tripped")
 
 
 class Recorder:
@@ -24,6 +24,10 @@ class Recorder:
     def __call__(self, event: Event, /) -> None:
         """Remember *event*."""
         self.events.append(event)
+
+    def tell(self, changed: BreakerChanged, /) -> None:
+        """Remember what *changed*, as a breaker is told."""
+        self.events.append(changed)
 
 
 class Broken(Recorder):
@@ -119,6 +123,17 @@ def test_a_sink_may_leave_while_it_is_told(sinks: list[Recorder]) -> None:
     hub.add(sinks[2])
     hub.emit(EVENT)
     assert [EVENT] == sinks[2].events
+
+
+def test_a_breaker_is_told_of_its_own_changes() -> None:
+    """Listeners of a breaker hear of it whoever brought the change about, and of no other breaker's."""
+    payments, stock = Recorder(), Recorder()
+    hub.register("payments", payments)
+    hub.register("stock", stock)
+    hub.emit(EVENT)
+    hub.emit(BreakerCalled(breaker="payments", outcome=CallOutcome.SUCCESS))
+    hub.emit(RunEnded(queue="payments"))
+    assert ([EVENT], []) == (payments.events, stock.events)
 
 
 def test_two_live_breakers_of_one_name_are_an_error() -> None:

@@ -12,11 +12,14 @@ from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricR
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
-from otel_waybill.config import Settings
+from otel_waybill.config.settings import Settings
 from otel_waybill.core.breaker import State
 from otel_waybill.core.delivery import Outcome, Reason, Result
 from otel_waybill.core.events import (
+    BreakerCalled,
     BreakerChanged,
+    CallOutcome,
+    ClockSkewed,
     Confirmed,
     Ended,
     Event,
@@ -104,7 +107,8 @@ def everything(bench: Bench) -> None:
         Unconfirmed(queue="orders", error="nack"),
         Ended(queue="orders", outcome=Outcome(result=Result.HANDLED, attempt=1)),
         HeadersInvalid(queue="orders", names=("waybill-deadline",)),
-        BreakerChanged(breaker="payments", before="closed", after="open"),
+        BreakerCalled(breaker="payments", outcome=CallOutcome.SUCCESS),
+        BreakerChanged(breaker="payments", before="closed", after="open", trigger="tripped"),
     )
 
 
@@ -125,6 +129,7 @@ def test_every_instrument_has_its_unit(bench: Bench) -> None:
         "waybill.confirm.duration": "s",
         "waybill.copies.unconfirmed": "{copy}",
         "waybill.headers.invalid": "{header}",
+        "waybill.breaker.calls": "{call}",
         "waybill.breaker.state": "{state}",
     } == {name: metric.unit for name, metric in metrics.items()}
     assert all(metric.description for metric in metrics.values())
@@ -310,10 +315,35 @@ def test_the_broker_is_measured_by_its_confirms(bench: Bench) -> None:
 def test_the_state_of_a_breaker_is_a_number(bench: Bench, expected: int, after: str) -> None:
     """The last state counts; the higher the worse."""
     bench.tell(
-        BreakerChanged(breaker="payments", before="closed", after="open"),
-        BreakerChanged(breaker="payments", before="open", after=after),
+        BreakerChanged(breaker="payments", before="closed", after="open", trigger="tripped"),
+        BreakerChanged(breaker="payments", before="open", after=after, trigger="retried"),
     )
     assert [({"waybill.breaker.name": "payments"}, expected)] == bench.points("waybill.breaker.state")
+
+
+def test_a_breaker_that_refuses_is_above_zero(bench: Bench) -> None:
+    """One alert finds every breaker that does not let all calls in, whether by itself or by hand."""
+    for state in State:
+        bench.tell(BreakerChanged(breaker=state, before="closed", after=state, trigger="forced"))
+    refusing = {
+        each["waybill.breaker.name"] for each, value in bench.points("waybill.breaker.state") if value > 0
+    }
+    assert {State.OPEN, State.HALF_OPEN, State.FORCED_OPEN} == refusing
+
+
+def test_calls_through_a_breaker_are_counted_by_outcome(bench: Bench) -> None:
+    """Every call has one outcome, so that the sum over all of them is the number of calls."""
+    for outcome in (*CallOutcome, CallOutcome.REFUSED):
+        bench.tell(BreakerCalled(breaker="payments", outcome=outcome))
+    counted = {
+        each["waybill.breaker.outcome"]: (each, value)
+        for each, value in bench.points("waybill.breaker.calls")
+    }
+    assert {"success", "slow", "failure", "ignored", "short-circuited"} == set(counted)
+    assert (
+        {"waybill.breaker.name": "payments", "waybill.breaker.outcome": "short-circuited"},
+        2,
+    ) == counted["short-circuited"]
 
 
 def test_broken_headers_are_counted_by_name(bench: Bench) -> None:
@@ -332,10 +362,16 @@ def test_a_generated_queue_is_no_attribute(bench: Bench, queue: str | None) -> N
     assert [({"waybill.header": "waybill-deadline"}, 1)] == bench.points("waybill.headers.invalid")
 
 
+def test_clocks_that_are_ahead_are_measured(bench: Bench) -> None:
+    """Each message from the future counts, with how far it is away, where it arrives."""
+    bench.tell(ClockSkewed(queue="orders", seconds=2.5), ClockSkewed(queue="orders", seconds=7.5))
+    assert [(ORDERS, 10.0)] == bench.points("waybill.clock_skew")
+
+
 @pytest.mark.parametrize("state", State)
 def test_every_state_has_its_number(bench: Bench, state: State) -> None:
     """A state that the metric does not know would be a fault at the worst moment."""
-    bench.tell(BreakerChanged(breaker="payments", before="closed", after=state))
+    bench.tell(BreakerChanged(breaker="payments", before="closed", after=state, trigger="forced"))
     assert 1 == len(bench.points("waybill.breaker.state"))
 
 

@@ -10,7 +10,7 @@ import pytest
 from opentelemetry import baggage, trace
 from opentelemetry.context import Context, get_current
 from opentelemetry.sdk._logs import LoggerProvider
-from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
+from opentelemetry.sdk._logs.export import SimpleLogRecordProcessor
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -18,12 +18,13 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler, Sam
 from opentelemetry.trace import SpanContext, SpanKind, StatusCode
 
 from otel_waybill import guard
-from otel_waybill.config import Exceptions, Settings
+from otel_waybill.config.settings import Exceptions, Settings
 from otel_waybill.core.events import BreakerChanged, RunEnded
 from otel_waybill.guard import harmless
 from otel_waybill.telemetry.hooks import Hooks, Message
 from otel_waybill.telemetry.recorder import SILENT, Recorder, breaker_on_span
 from otel_waybill.telemetry.semconv import ACK, NACK, PROCESS, PUBLISH, RECEIVE, Endpoint, Operation
+from unit.log_records import InMemoryLogRecordExporter, with_exceptions
 
 BROKER = Endpoint("rabbit.example", 5672, "10.1.2.80", 5672)
 CREATED = SpanContext(0x0AF7651916CD43DD8448EB211C80319C, 0xB7AD6B7169203331, is_remote=True)
@@ -314,7 +315,11 @@ def test_later_errors_stand_beside_the_first() -> None:
 
 @pytest.mark.parametrize(
     ("chosen", "events", "logs"),
-    [("events", ["exception"], 0), ("logs", [], 1), ("logs/dup", ["exception"], 1)],
+    [
+        ("events", ["exception"], 0),
+        pytest.param("logs", [], 1, marks=with_exceptions),
+        pytest.param("logs/dup", ["exception"], 1, marks=with_exceptions),
+    ],
 )
 def test_exceptions_are_recorded_where_it_was_chosen(
     chosen: Exceptions, events: list[str], logs: int
@@ -329,6 +334,7 @@ def test_exceptions_are_recorded_where_it_was_chosen(
     )
 
 
+@with_exceptions
 @pytest.mark.parametrize(
     ("expected", "operation"),
     [
@@ -362,6 +368,7 @@ def test_without_a_logger_there_is_no_log() -> None:
     assert ["exception"] == bench.events()
 
 
+@with_exceptions
 def test_what_is_not_sampled_still_logs_its_exception() -> None:
     """Logs are not sampled with traces: whoever chose them for exceptions gets every one."""
     bench = Bench(Settings(exceptions="logs"), sampler=ALWAYS_OFF)
@@ -582,7 +589,7 @@ def test_a_breaker_that_changes_is_seen_on_the_span() -> None:
     """Whoever looks at a trace sees at which call the breaker opened; other events are not for spans."""
     bench = Bench()
     with bench.recorder.start(PROCESS, DELIVERED, BROKER, Context()):
-        breaker_on_span(BreakerChanged(breaker="payments", before="closed", after="open"))
+        breaker_on_span(BreakerChanged(breaker="payments", before="closed", after="open", trigger="tripped"))
         breaker_on_span(RunEnded(queue="orders"))
     [event] = bench.span().events
     assert "waybill.breaker" == event.name
@@ -590,4 +597,5 @@ def test_a_breaker_that_changes_is_seen_on_the_span() -> None:
         "waybill.breaker.name": "payments",
         "waybill.breaker.previous_state": "closed",
         "waybill.breaker.state": "open",
+        "waybill.breaker.trigger": "tripped",
     } == dict(event.attributes or {})

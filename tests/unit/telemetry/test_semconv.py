@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.trace import SpanKind
 
-from otel_waybill.telemetry import semconv
 from otel_waybill.telemetry.semconv import (
     ACK,
     NACK,
@@ -22,7 +21,6 @@ from otel_waybill.telemetry.semconv import (
     Operation,
     consume_destination,
     error_type,
-    is_anonymous,
     publish_destination,
     shape,
 )
@@ -67,56 +65,6 @@ def test_the_destination_of_a_delivery(
 ) -> None:
     """Exchange, routing key and queue, without what is empty or said twice."""
     assert expected == consume_destination(exchange, routing_key, queue).name
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        REPLY_QUEUE,
-        "spring.gen-4F2mJ7eLTYKdZ0sGQ5rG6A",
-        "orders.anonymous.4F2mJ7eLTYKdZ0sGQ5rG6A",
-        "orders.anonymous.-_2mJ7eLTYKdZ0sGQ5rG6A",
-        "123e4567-e89b-12d3-a456-426614174000",
-        "123E4567-E89B-12D3-A456-426614174000",
-        "amq_123e4567e89b12d3a456426614174000",
-        "amq_0x123e4567e89b12d3a456426614174000",
-        "amq_0x23e4567e89b12d3a456426614174000",
-        "amq.rabbitmq.reply-to.g1h2AA5yZXBseUAxMTQ",
-    ],
-)
-def test_a_generated_name_is_anonymous(name: str) -> None:
-    """Names made up by the broker, Spring, aio-pika or for a reply say nothing about the program."""
-    assert is_anonymous(name)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "",
-        "orders",
-        "amq.topic",
-        "amq.rabbitmq.reply-to",
-        "orders.amq.gen-x",
-        "orders.anonymous.short",
-        "orders.anonymous.4F2mJ7eLTYKdZ0sGQ5rG6A.parked",
-        "order.123e4567-e89b-12d3-a456-426614174000",
-        "123e4567e89b12d3a456426614174000",
-        "amq_orders",
-        "amq_123e4567e89b12d3a456426614174000x",
-        "amq_0x",
-        "amq_0x123e4567e89b12d3a4564266141740000",
-    ],
-)
-def test_a_name_that_somebody_chose_is_not_anonymous(name: str) -> None:
-    """A name only resembling a generated one is kept."""
-    assert not is_anonymous(name)
-
-
-@given(st.uuids())
-def test_every_uuid_is_anonymous(value: uuid.UUID) -> None:
-    """Whatever its version, as written by ``str`` and in aio-pika's own form."""
-    assert is_anonymous(str(value))
-    assert is_anonymous(f"amq_{value.hex}")
 
 
 @pytest.mark.parametrize(
@@ -174,7 +122,7 @@ def test_operations_have_the_type_and_kind_of_the_conventions(
     expected: tuple[str, str, SpanKind], operation: Operation
 ) -> None:
     """The table of operation types in messaging-spans.md."""
-    assert expected == operation
+    assert expected == (operation.name, operation.type, operation.kind)
     assert operation is shape(operation).operation
 
 
@@ -334,11 +282,3 @@ class Nested:
 def test_the_type_of_an_error_is_the_name_of_its_class(expected: str, error: BaseException) -> None:
     """Low in cardinality: no text, no address; a cancelled handler does not look successful."""
     assert expected == error_type(error)
-
-
-def test_destinations_are_built_once() -> None:
-    """The hundredth message to the same queue costs a look-up."""
-    assert publish_destination("", "orders") is publish_destination("", "orders")
-    assert consume_destination("", "orders", None) is consume_destination("", "orders", None)
-    first = semconv.shape(PUBLISH, publish_destination("", "orders"), BROKER)
-    assert first is semconv.shape(PUBLISH, publish_destination("", "orders"), Endpoint(*BROKER))

@@ -12,9 +12,11 @@ from aiormq.abc import AbstractChannel
 
 from otel_waybill.clients.aio_pika import live, topology
 from otel_waybill.clients.aio_pika.copies import copies
-from otel_waybill.clients.aio_pika.enforce import Guard, kept
+from otel_waybill.clients.aio_pika.enforce import Guard
 from otel_waybill.clients.aio_pika.read import ambient, channel_of, delivery, endpoint, underlay_of
 from otel_waybill.clients.aio_pika.settle import ledgers
+from otel_waybill.clients.aio_pika.standby import Consuming, consumers
+from otel_waybill.clients.aio_pika.tasks import kept
 from otel_waybill.clients.shared.arrival import arrive
 from otel_waybill.clients.shared.ledger import Owned
 from otel_waybill.clients.shared.policies import Consumer, check_prefetch, known_queue
@@ -23,14 +25,14 @@ from otel_waybill.guard import harmless
 from otel_waybill.patching import argument, replaced
 from otel_waybill.resilience.guarded import Guarded, Handler, Terms
 from otel_waybill.telemetry.hooks import Message
-from otel_waybill.telemetry.recorder import Recorder, Work
+from otel_waybill.telemetry.recorder import Recorder
 from otel_waybill.telemetry.semconv import PROCESS
+from otel_waybill.telemetry.work import Work
 
 Callback = Callable[[IncomingMessage], Awaitable[object]]
 
 _tracing = harmless("tracing a delivery")
 _prefetch: Owned[int] = Owned("prefetch", int)
-_queues: Owned[dict[str, str]] = Owned("queues", dict)
 
 
 async def consume(
@@ -59,7 +61,11 @@ async def consume(
         delivering = _delivering(handler, terms, queue, acknowledges=consumer.acknowledges)
         args, kwargs = replaced(args, kwargs, 0, "callback", delivering)
     tag = await wrapped(*args, **kwargs)
-    _queues.of(await underlay_of(queue.channel))[tag] = queue.name
+    consumers.of(await underlay_of(queue.channel))[tag] = Consuming(
+        queue=queue.name,
+        exclusive=argument(args, kwargs, 2, "exclusive", default=False),
+        arguments=argument(args, kwargs, 3, "arguments"),
+    )
     return tag
 
 
@@ -98,10 +104,11 @@ async def run(terms: Terms, queue: str | None, message: IncomingMessage, handler
         InvalidPolicy: the policy was not told which queue this is.
     """
     channel = channel_of(message)
-    consumed = _queues.of(channel).get(message.consumer_tag or "")
+    consuming = consumers.of(channel).get(message.consumer_tag or "")
+    consumed = None if consuming is None else consuming.queue
     name = known_queue(queue or consumed or ledgers.about(channel, message.delivery_tag).queue)
     # Entered in the ledger before anything is awaited, so that no ack of another speaks for it.
-    guard = Guard(terms, handler, name, message)
+    guard = Guard(terms.holding(), handler, name, message)
     try:
         await _prepare(channel, name, terms)
     except BaseException:
@@ -162,7 +169,7 @@ def _work(recorder: Recorder, message: IncomingMessage, queue: Queue, *, acknowl
 
 async def _prepare(channel: AbstractChannel, queue: str, terms: Terms) -> None:
     """Have everything ready that a failure will need: nothing is declared at that moment."""
-    await topology.declare(channel.connection, queue, terms.spec)
+    await topology.prepare(channel.connection, queue, terms.spec)
     await copies(channel.connection).open()
 
 

@@ -3,15 +3,14 @@
 import asyncio
 import contextlib
 import inspect
-from collections.abc import Coroutine
 
-from aio_pika.exceptions import AMQPException, ChannelInvalidStateError
 from aio_pika.message import IncomingMessage
 
-from otel_waybill.clients.aio_pika import live
+from otel_waybill.clients.aio_pika import live, standby
 from otel_waybill.clients.aio_pika.copies import copies
 from otel_waybill.clients.aio_pika.pull import take
 from otel_waybill.clients.aio_pika.read import (
+    TOO_LATE,
     ambient,
     channel_of,
     copied,
@@ -21,6 +20,7 @@ from otel_waybill.clients.aio_pika.read import (
     original,
 )
 from otel_waybill.clients.aio_pika.settle import Call, GuardedMessage, ledgers, mark_processed, send
+from otel_waybill.clients.aio_pika.tasks import kept
 from otel_waybill.clients.shared.arrival import arrive, execution
 from otel_waybill.clients.shared.departure import fitting
 from otel_waybill.clients.shared.journal import Journal
@@ -51,27 +51,13 @@ from otel_waybill.telemetry.semconv import ACK, NACK, Operation
 
 _copying = harmless("publishing a copy")
 
-# What a settlement meets on a channel that is gone: there is nothing to add, the broker hands out again
-# what it has no ack for.
-_TOO_LATE = (AMQPException, ChannelInvalidStateError, ConnectionError, RuntimeError)
-
-_kept: set[asyncio.Task[Outcome]] = set()
-
-
-def kept(work: Coroutine[object, object, Outcome]) -> asyncio.Task[Outcome]:
-    """Return a task for *work* that goes on if nobody waits for it: the loop keeps its tasks only weakly."""
-    task = asyncio.create_task(work)
-    _kept.add(task)
-    task.add_done_callback(_kept.discard)
-    return task
-
 
 class Guard:
     """One delivery under a policy; a performer for the driver and an entry for the ledger."""
 
     def __init__(self, terms: Terms, handler: Handler, queue: str, message: IncomingMessage) -> None:
         recorder = live.recorder()
-        arrival = arrive(delivery(message, queue), ambient(), recorder, max_deadline=terms.spec.max_deadline)
+        arrival = arrive(delivery(message, queue), ambient(), recorder, belief=terms.spec.belief)
         self.execution = execution(terms, arrival)
         self._terms = terms
         self._handler = handler
@@ -182,9 +168,15 @@ class Guard:
             if isinstance(verdict, Ack):
                 await self._send(ACK, lambda: self._channel.basic_ack(self._tag))
             elif isinstance(verdict, GiveBack):
+                if verdict.standby is not None:
+                    await self._stand_by(verdict.standby)
                 await self._send(NACK, lambda: self._channel.basic_nack(self._tag, requeue=True))
         finally:
             self._close(verdict.outcome)
+
+    async def _stand_by(self, seconds: float) -> None:
+        with contextlib.suppress(*TOO_LATE):
+            await standby.leave(self._channel, self._message.consumer_tag or "", seconds)
 
     def _close(self, outcome: Outcome) -> None:
         if outcome.result is Result.OPEN:
@@ -224,7 +216,7 @@ class Guard:
     async def _send(self, operation: Operation, call: Call) -> None:
         if not live.patched and self._message.processed:
             return  # the program has settled the message that it had fetched, and nobody told us
-        with contextlib.suppress(*_TOO_LATE), self._journal.current(), passthrough():
+        with contextlib.suppress(*TOO_LATE), self._journal.current(), passthrough():
             await send(operation, self._message, self._about, call)
 
     def _unless_gone(self, report: Report) -> Report:

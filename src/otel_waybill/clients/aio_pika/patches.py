@@ -6,13 +6,14 @@ from aio_pika.message import IncomingMessage, ProcessContext
 from aio_pika.queue import Queue, QueueIterator
 from aio_pika.robust_queue import RobustQueueIterator
 
-from otel_waybill.clients.aio_pika import deliver, publish, pull, settle
+from otel_waybill.clients.aio_pika import deliver, publish, pull, settle, standby
 from otel_waybill.patching import PatchSet
 
 patches = (
     PatchSet()
     .add(Exchange, "publish", publish.publish)
     .add(Queue, "consume", deliver.consume)
+    .add(Queue, "cancel", standby.cancel)
     .add(Channel, "set_qos", deliver.set_qos)
     .add(Queue, "get", pull.get)
     .add(QueueIterator, "__anext__", pull.anext_)

@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextvars import Token
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
 
 from aio_pika.exceptions import QueueEmpty
@@ -25,8 +25,11 @@ from otel_waybill.clients.shared.ledger import Table
 from otel_waybill.guard import harmless
 from otel_waybill.patching import argument
 from otel_waybill.telemetry.hooks import Message
-from otel_waybill.telemetry.recorder import Recorder, Work
 from otel_waybill.telemetry.semconv import PROCESS, RECEIVE
+from otel_waybill.telemetry.work import Work
+
+if TYPE_CHECKING:
+    from otel_waybill.telemetry.recorder import Recorder
 
 _Args = tuple[object, ...]
 _Kwargs = dict[str, object]

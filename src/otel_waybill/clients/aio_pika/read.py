@@ -1,15 +1,16 @@
 """aio-pika's objects as facts, and the facts as aio-pika's objects again."""
 
 from typing import TYPE_CHECKING, cast
-from weakref import WeakKeyDictionary
 
 import aiormq
 from aio_pika.abc import AbstractChannel
+from aio_pika.exceptions import AMQPException, ChannelInvalidStateError
 from aio_pika.message import IncomingMessage
 from opentelemetry import baggage, trace
 from opentelemetry.context import Context, get_current
 from pamqp.commands import Basic
 
+from otel_waybill.clients.shared.ledger import Owned
 from otel_waybill.core.delivery import Delivery
 from otel_waybill.core.headers import for_handler, number
 from otel_waybill.core.waybill import Waybill
@@ -21,20 +22,25 @@ if TYPE_CHECKING:
 AnyChannel = AbstractChannel | aiormq.abc.AbstractChannel
 """What queues and exchanges call their channel: aio-pika's since 9.1, the protocol's before."""
 
+# What a call meets on a channel that is gone: there is nothing to add, the broker hands out again what it has
+# no ack for.
+TOO_LATE = (AMQPException, ChannelInvalidStateError, ConnectionError, RuntimeError)
+
 _PORTS = {"amqp": 5672, "amqps": 5671}
 
-_endpoints: WeakKeyDictionary[aiormq.abc.AbstractConnection, Endpoint] = WeakKeyDictionary()
+_endpoints: Owned[Endpoint | None] = Owned("endpoint", lambda: None)
 
 
 def endpoint(channel: aiormq.abc.AbstractChannel) -> Endpoint | None:
     """Return the broker that *channel* talks to, or None when its connection does not tell."""
     connection = channel.connection
-    known = _endpoints.get(connection)
+    known = _endpoints.seen(connection)
     if known is None:
         url = connection.url
         if not url.host:
             return None
-        known = _endpoints[connection] = Endpoint(url.host, url.port or _PORTS.get(url.scheme))
+        known = Endpoint(url.host, url.port or _PORTS.get(url.scheme))
+        _endpoints.put(connection, known)
     return known
 
 
@@ -69,7 +75,8 @@ def delivery(message: IncomingMessage, queue: str | None) -> Delivery:
         headers=message.headers or {},
         message_id=message.message_id,
         user_id=message.user_id,
-        expiration=message.properties.expiration,
+        # As text again: aio-pika has made seconds of it.
+        expiration=None if message.expiration is None else message.properties.expiration,
         redelivered=bool(message.redelivered),
         consumer=message.consumer_tag,
     )
@@ -81,8 +88,8 @@ def ambient() -> Context:
     aiormq runs consumers in the context in which their channel was opened, whose span has nothing to do
     with the message and may have ended long ago.
     """
-    context = baggage.clear(get_current())
-    return trace.set_span_in_context(trace.INVALID_SPAN, context)
+    context = get_current()
+    return trace.set_span_in_context(trace.INVALID_SPAN, baggage.clear(context)) if context else context
 
 
 def original(message: IncomingMessage, waybill: Waybill) -> dict[str, object]:

@@ -1,9 +1,7 @@
 """Acks, nacks and rejects on aio-pika: traced, and noticed or intercepted where a policy stands."""
 
-import copyreg
 from collections.abc import Awaitable, Callable
-from functools import lru_cache
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar, cast
 
 from aio_pika.exceptions import MessageProcessError
 from aio_pika.message import IncomingMessage, Message
@@ -25,6 +23,7 @@ Call = Callable[[], Awaitable[object]]
 _Wrapped = Callable[..., Awaitable[None]]
 _Args = tuple[object, ...]
 _Kwargs = dict[str, object]
+_State = tuple[dict[str, object] | None, dict[str, object] | None]
 M = TypeVar("M", bound=Message)
 
 ledgers: "Ledgers[Guard]" = Ledgers()
@@ -67,21 +66,22 @@ async def settle(
     if tag is None:
         await call()  # it has nothing to settle; aio-pika knows what to do
         return
-    about = ledgers.about(channel, tag)
-    plan = ledgers.of(channel).settle(tag, multiple=multiple, refusing=operation is not ACK)
-
-    async def one_by_one() -> None:
-        for each in plan.tags:
-            if operation is ACK:
-                await channel.basic_ack(each)
-            else:
-                await channel.basic_nack(each, requeue=requeue)
-
+    ledger = ledgers.of(channel)
+    about = ledger.about(tag)
+    plan = ledger.settle(tag, multiple=multiple, refusing=operation is not ACK)
     if plan.whole:
         await send(operation, message, about, call)
-    elif plan.tags:
-        await send(operation, message, about, one_by_one)
-    if plan.whole or plan.tags or plan.entries:
+    elif plan.tags or plan.entries:
+
+        async def one_by_one() -> None:
+            for each in plan.tags:
+                if operation is ACK:
+                    await channel.basic_ack(each)
+                else:
+                    await channel.basic_nack(each, requeue=requeue)
+
+        if plan.tags:
+            await send(operation, message, about, one_by_one)
         mark_processed(message)
     for guard in plan.entries:
         guard.note(Settled.ACK if operation is ACK else Settled.REFUSED)
@@ -168,18 +168,17 @@ def clone(message: Message, kind: type[M], **changed: object) -> M:
     Unlike `copy`, it keeps what a subclass adds; unlike assignment, it works on a message that is locked.
     """
     double = kind.__new__(kind)
-    for name in _slots(type(message)):
-        if hasattr(message, name):
-            object.__setattr__(double, name, getattr(message, name))
-    for name, value in {**getattr(message, "__dict__", {}), **changed}.items():
+    for name, value in {**_attributes(message), **changed}.items():
         object.__setattr__(double, name, value)
     return double
 
 
-@lru_cache(maxsize=64)
-def _slots(kind: type) -> tuple[str, ...]:
-    # copyreg knows the slots of every class in between, private names included.
-    return tuple(copyreg._slotnames(kind))  # type: ignore[attr-defined]  # missing in typeshed
+def _attributes(message: Message) -> dict[str, object]:
+    """Return everything that *message* holds, in slots or not, private ones included."""
+    state = object.__getstate__(message)
+    # Without slots it is the dict of the object; with some, a pair of that and another for them.
+    plain, slots = cast("_State", state if isinstance(state, tuple) else (state, None))
+    return {**(plain or {}), **(slots or {})}
 
 
 def mark_processed(message: IncomingMessage) -> None:

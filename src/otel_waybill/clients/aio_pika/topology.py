@@ -1,61 +1,72 @@
-"""Declares at the broker what a policy needs, before consuming starts."""
+"""Sees to it that the broker has what a policy needs, before consuming starts."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from aiormq.abc import AbstractConnection
-from aiormq.exceptions import ChannelPreconditionFailed
+from aiormq.exceptions import (
+    ChannelAccessRefused,
+    ChannelClosed,
+    ChannelNotFoundEntity,
+    ChannelPreconditionFailed,
+)
 
 from otel_waybill.clients.shared.ledger import Owned
+from otel_waybill.clients.shared.topology import Channel, Key, key, request
+from otel_waybill.core.declarations import Topology, refusal
 from otel_waybill.core.spec import PolicySpec
-from otel_waybill.core.topology import Topology, plan, rungs
-from otel_waybill.errors import TopologyMismatch
+from otel_waybill.core.topology import plan
 
-_declared: WeakKeyDictionary[AbstractConnection, set[tuple[str, tuple[int, ...]]]] = WeakKeyDictionary()
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
 
-_declaring: Owned[asyncio.Lock] = Owned("declaring", asyncio.Lock)
+# aiormq keeps the text of a refusal, and of its reply code only which class it raises.
+_CODES: dict[type[ChannelClosed], int] = {
+    ChannelAccessRefused: 403,
+    ChannelNotFoundEntity: 404,
+    ChannelPreconditionFailed: 406,
+}
+
+_prepared: WeakKeyDictionary[AbstractConnection, set[Key]] = WeakKeyDictionary()
+
+_preparing: Owned[asyncio.Lock] = Owned("preparing", asyncio.Lock)
 
 
-async def declare(connection: AbstractConnection, queue: str, spec: PolicySpec) -> None:
-    """Declare what *spec* needs on *queue*, once for each connection.
+async def prepare(connection: AbstractConnection, queue: str, spec: PolicySpec) -> None:
+    """Declare or check what *spec* needs on *queue*, as it says, once for each connection.
 
-    On a channel of its own, because a refused declaration closes the channel.
+    On a channel of its own, because a refusal closes the channel.
 
     Raises:
         TopologyMismatch: the broker has one of them already, with other arguments.
+        TopologyMissing: it lacks one that the policy does not declare.
+        TopologyRefused: the user may not declare one.
+        InvalidPolicy: no such policy can stand on *queue*.
         AMQPError: the connection failed.
     """
-    declared = _declared.setdefault(connection, set())
-    if (queue, rungs(spec)) in declared:
+    prepared = _prepared.setdefault(connection, set())
+    wanted = key(queue, spec)
+    if wanted in prepared:
         return
     # A backlog asks for it all at once; only the first of them has to do it.
-    async with _declaring.of(connection):
-        if (queue, rungs(spec)) not in declared:
-            await _declare(connection, plan(queue, spec))
-            declared.add((queue, rungs(spec)))
+    async with _preparing.of(connection):
+        if wanted not in prepared:
+            await _prepare(connection, plan(queue, spec))
+            prepared.add(wanted)
 
 
-async def _declare(connection: AbstractConnection, topology: Topology) -> None:
-    channel = await connection.channel()
-    for exchange in topology.exchanges:
-        with _mismatch(f"exchange {exchange.name!r}"):
-            await channel.exchange_declare(
-                exchange.name, exchange_type=exchange.type, durable=True, arguments=dict(exchange.arguments)
-            )
-    for each in topology.queues:
-        with _mismatch(f"queue {each.name!r}"):
-            await channel.queue_declare(each.name, durable=True, arguments=dict(each.arguments))
-    for binding in topology.bindings:
-        with _mismatch(f"the binding of queue {binding.queue!r} to exchange {binding.exchange!r}"):
-            await channel.queue_bind(binding.queue, binding.exchange, binding.routing_key)
-    await channel.close()
-
-
-@contextmanager
-def _mismatch(entity: str) -> Iterator[None]:
-    try:
-        yield
-    except ChannelPreconditionFailed as error:
-        raise TopologyMismatch(entity, str(error)) from error
+async def _prepare(connection: AbstractConnection, topology: Topology) -> None:
+    if not topology.steps:
+        return
+    opened = await connection.channel()
+    channel: Channel[Awaitable[object]] = opened
+    for step in topology.steps:
+        try:
+            await request(channel, step)
+        except ChannelClosed as error:
+            ours = refusal(step, _CODES.get(type(error), 0), str(error))
+            if ours is None:
+                raise
+            raise ours from error
+    await opened.close()

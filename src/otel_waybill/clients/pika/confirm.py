@@ -19,7 +19,8 @@ from otel_waybill.clients.pika.publish import started
 from otel_waybill.clients.shared.ledger import Owned
 from otel_waybill.guard import harmless
 from otel_waybill.patching import argument, passthrough
-from otel_waybill.telemetry.recorder import Recorder, Work
+from otel_waybill.telemetry.recorder import Recorder
+from otel_waybill.telemetry.work import Work
 
 if TYPE_CHECKING:
     from pika.frame import Method as Frame

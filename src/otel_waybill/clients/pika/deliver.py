@@ -21,8 +21,9 @@ from otel_waybill.guard import harmless
 from otel_waybill.patching import argument, passthrough, replaced
 from otel_waybill.resilience.guarded import Guarded, Handler, Terms
 from otel_waybill.telemetry.hooks import Message
-from otel_waybill.telemetry.recorder import Recorder, Work
+from otel_waybill.telemetry.recorder import Recorder
 from otel_waybill.telemetry.semconv import PROCESS
+from otel_waybill.telemetry.work import Work
 
 _tracing = harmless("tracing a delivery")
 _prefetch: Owned[int] = Owned("prefetch", int)
@@ -153,7 +154,7 @@ def _prepare(channel: BlockingChannel, queue: str, terms: Terms) -> None:
     """Have everything ready that a failure will need: nothing is declared at that moment."""
     # Its answer comes before that to a declaration that is made after it.
     copies(channel.connection)
-    topology.declare(channel.connection, queue, terms.spec)
+    topology.prepare(channel.connection, queue, terms.spec)
     _watch(channel._impl)
 
 

@@ -57,12 +57,8 @@ class Guard:
     def __init__(self, terms: Terms, handler: Handler, queue: str, pushed: Pushed) -> None:
         channel, method, properties, body = pushed
         recorder = live.recorder()
-        arrival = arrive(
-            delivery(method, properties, queue),
-            otel.get_current(),
-            recorder,
-            max_deadline=terms.spec.max_deadline,
-        )
+        facts = delivery(method, properties, queue)
+        arrival = arrive(facts, otel.get_current(), recorder, belief=terms.spec.belief)
         self.execution = execution(terms, arrival)
         self._terms = terms
         self._handler = handler

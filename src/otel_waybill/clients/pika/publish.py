@@ -1,20 +1,21 @@
 """Publishing on pika: a producer span, and a copy of the properties that carries trace and waybill."""
 
 from collections.abc import Callable
-from copy import copy
 
 from opentelemetry import context as otel
 from pika.spec import BasicProperties
 
 from otel_waybill.clients.pika import live
-from otel_waybill.clients.pika.read import AnyChannel, endpoint, underlying
+from otel_waybill.clients.pika.read import AnyChannel, duplicate, endpoint, underlying
 from otel_waybill.clients.shared.departure import carrying
-from otel_waybill.context import check_publish
+from otel_waybill.context import Running, check_publish, expiration_in
 from otel_waybill.guard import harmless
 from otel_waybill.patching import argument, passthrough, replaced
+from otel_waybill.telemetry.carrier import forwarded
 from otel_waybill.telemetry.hooks import Message
-from otel_waybill.telemetry.recorder import Recorder, Work
+from otel_waybill.telemetry.recorder import Recorder
 from otel_waybill.telemetry.semconv import PUBLISH
+from otel_waybill.telemetry.work import Work
 
 Call = tuple[tuple[object, ...], dict[str, object]]
 
@@ -45,12 +46,21 @@ def started(
     Raises:
         DeadlineExceeded: inside a request block whose deadline has passed.
     """
-    check_publish()
+    state = check_publish()
+    if state.expires:
+        args, kwargs = _expiring(state, args, kwargs)
     recorder = live.recorder()
     if not recorder.silent:
         with _tracing:
             return _traced(recorder, channel, args, kwargs)
     return None, (args, kwargs)
+
+
+def _expiring(state: Running, args: tuple[object, ...], kwargs: dict[str, object]) -> Call:
+    """Return the arguments with properties that expire with the deadline of *state*."""
+    properties = duplicate(argument(args, kwargs, 3, "properties") or BasicProperties())
+    properties.expiration = expiration_in(state, properties.expiration)
+    return replaced(args, kwargs, 3, "properties", properties)
 
 
 def _traced(
@@ -63,7 +73,8 @@ def _traced(
         properties=properties,
         body=argument(args, kwargs, 2, "body"),
     )
-    work = recorder.start(PUBLISH, message, endpoint(underlying(channel)), otel.get_current())
-    outgoing = copy(properties)
+    where, links = endpoint(underlying(channel)), forwarded(properties.headers)
+    work = recorder.start(PUBLISH, message, where, otel.get_current(), links=links)
+    outgoing = duplicate(properties)
     outgoing.headers = carrying(work, properties.headers)
     return work, replaced(args, kwargs, 3, "properties", outgoing)

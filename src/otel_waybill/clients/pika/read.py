@@ -3,7 +3,6 @@
 import asyncio
 from copy import copy
 from typing import NamedTuple
-from weakref import WeakKeyDictionary
 
 from opentelemetry import baggage, trace
 from opentelemetry import context as otel
@@ -13,6 +12,7 @@ from pika.channel import Channel
 from pika.connection import Connection
 from pika.spec import Basic, BasicProperties
 
+from otel_waybill.clients.shared.ledger import Owned
 from otel_waybill.core.delivery import Delivery
 from otel_waybill.core.headers import for_handler
 from otel_waybill.core.waybill import Waybill
@@ -31,7 +31,7 @@ class Pushed(NamedTuple):
     body: bytes
 
 
-_endpoints: WeakKeyDictionary[Connection, Endpoint] = WeakKeyDictionary()
+_endpoints: Owned[Endpoint | None] = Owned("endpoint", lambda: None)
 
 
 def underlying(channel: AnyChannel) -> Channel:
@@ -42,9 +42,10 @@ def underlying(channel: AnyChannel) -> Channel:
 def endpoint(channel: Channel) -> Endpoint | None:
     """Return the broker that *channel* talks to, or None when its connection does not tell."""
     connection = channel.connection
-    known = _endpoints.get(connection)
+    known = _endpoints.seen(connection)
     if known is None:
-        known = _endpoints[connection] = _endpoint(connection)
+        known = _endpoint(connection)
+        _endpoints.put(connection, known)
     return known
 
 
@@ -83,7 +84,7 @@ def original(method: Method, properties: BasicProperties, waybill: Waybill) -> t
     hop = waybill.hop
     if hop is None:
         return method, properties
-    method, properties = copy(method), copy(properties)
+    method, properties = copy(method), duplicate(properties)
     method.exchange, method.routing_key = hop.exchange, hop.routing_key
     properties.headers = for_handler(properties.headers or {}) or None
     properties.user_id, properties.expiration = hop.user_id, hop.expiration
@@ -93,9 +94,18 @@ def original(method: Method, properties: BasicProperties, waybill: Waybill) -> t
     return method, properties
 
 
+def duplicate(properties: BasicProperties) -> BasicProperties:
+    """Return a shallow copy of *properties*; of pika's own in a quarter of the time that `copy` takes."""
+    if type(properties) is not BasicProperties:
+        return copy(properties)
+    double = object.__new__(BasicProperties)
+    vars(double).update(vars(properties))
+    return double
+
+
 def copied(properties: BasicProperties, headers: dict[str, object]) -> BasicProperties:
     """Return the properties of a copy: persistent, with *headers*, without what only the original may say."""
-    properties = copy(properties)
+    properties = duplicate(properties)
     properties.headers = headers
     properties.delivery_mode = 2
     # An expiration would end the wait early; a user id that is not the connection's closes the channel.

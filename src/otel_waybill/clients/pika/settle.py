@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from otel_waybill.clients.pika.enforce import Guard
 
 Call = Callable[[], object]
-Single = Callable[[int], object]
 
 ledgers: "Ledgers[Guard]" = Ledgers()
 
@@ -46,26 +45,42 @@ def send(operation: Operation, channel: Channel, message: Message, call: Call, b
 
 
 def settle(  # noqa: PLR0913 - a settlement, each part of it by its name
-    operation: Operation, channel: Channel, tag: int, call: Call, single: Single, *, multiple: bool
+    operation: Operation,
+    surface: AnyChannel,
+    tag: int,
+    call: Call,
+    *,
+    multiple: bool = False,
+    requeue: bool = True,
 ) -> None:
     """Let the program settle what is its to settle.
 
     Args:
         operation: ack, nack or reject.
-        channel: on which it does.
+        surface: the channel on which it does.
         tag: the delivery tag.
         call: what the program called.
-        single: settles one tag in the same way.
         multiple: whether it speaks of earlier deliveries as well.
+        requeue: for a nack or reject.
     """
-    message = ledgers.about(channel, tag)
-    plan = ledgers.of(channel).settle(tag, multiple=multiple, refusing=operation is not ACK)
+    channel = underlying(surface)
+    ledger = ledgers.of(channel)
+    message = ledger.about(tag)
+    plan = ledger.settle(tag, multiple=multiple, refusing=operation is not ACK)
     batch = len(plan.tags) if multiple else 0
     if plan.whole:
         send(operation, channel, message, call, batch)
     elif plan.tags:
+
+        def one_by_one() -> None:
+            for each in plan.tags:
+                if operation is ACK:
+                    surface.basic_ack(each)
+                else:
+                    surface.basic_nack(each, requeue=requeue)
+
         with passthrough():
-            send(operation, channel, message, lambda: [single(each) for each in plan.tags], batch)
+            send(operation, channel, message, one_by_one, batch)
     for entry in plan.entries:
         entry.note(Settled.ACK if operation is ACK else Settled.REFUSED)
 
@@ -79,7 +94,7 @@ def basic_ack(wrapped: Callable[..., None], channel: Channel, args: _Args, kwarg
     """Stand in for `Channel.basic_ack`."""
     tag = argument(args, kwargs, 0, "delivery_tag", 0)
     multiple = argument(args, kwargs, 1, "multiple", default=False)
-    settle(ACK, channel, tag, lambda: wrapped(*args, **kwargs), channel.basic_ack, multiple=multiple)
+    settle(ACK, channel, tag, lambda: wrapped(*args, **kwargs), multiple=multiple)
 
 
 def basic_nack(wrapped: Callable[..., None], channel: Channel, args: _Args, kwargs: _Kwargs) -> None:
@@ -87,17 +102,13 @@ def basic_nack(wrapped: Callable[..., None], channel: Channel, args: _Args, kwar
     tag = argument(args, kwargs, 0, "delivery_tag", 0)
     multiple = argument(args, kwargs, 1, "multiple", default=False)
     requeue = argument(args, kwargs, 2, "requeue", default=True)
-
-    def single(each: int) -> None:
-        channel.basic_nack(each, requeue=requeue)
-
-    settle(NACK, channel, tag, lambda: wrapped(*args, **kwargs), single, multiple=multiple)
+    settle(NACK, channel, tag, lambda: wrapped(*args, **kwargs), multiple=multiple, requeue=requeue)
 
 
 def basic_reject(wrapped: Callable[..., None], channel: Channel, args: _Args, kwargs: _Kwargs) -> None:
     """Stand in for `Channel.basic_reject`."""
     tag = argument(args, kwargs, 0, "delivery_tag", 0)
-    settle(REJECT, channel, tag, lambda: wrapped(*args, **kwargs), channel.basic_reject, multiple=False)
+    settle(REJECT, channel, tag, lambda: wrapped(*args, **kwargs))
 
 
 class GuardedChannel(Proxy):
@@ -110,7 +121,7 @@ class GuardedChannel(Proxy):
         def call() -> None:
             channel.basic_ack(delivery_tag, multiple)
 
-        settle(ACK, underlying(channel), delivery_tag, call, channel.basic_ack, multiple=multiple)
+        settle(ACK, channel, delivery_tag, call, multiple=multiple)
 
     def basic_nack(self, delivery_tag: int = 0, multiple: bool = False, requeue: bool = True) -> None:  # noqa: FBT001, FBT002 - pika's signature
         """Leave the delivery to the policy, as a failure."""
@@ -119,10 +130,7 @@ class GuardedChannel(Proxy):
         def call() -> None:
             channel.basic_nack(delivery_tag, multiple, requeue)
 
-        def single(each: int) -> None:
-            channel.basic_nack(each, requeue=requeue)
-
-        settle(NACK, underlying(channel), delivery_tag, call, single, multiple=multiple)
+        settle(NACK, channel, delivery_tag, call, multiple=multiple, requeue=requeue)
 
     def basic_reject(self, delivery_tag: int = 0, requeue: bool = True) -> None:  # noqa: FBT001, FBT002 - pika's signature
         """Leave the delivery to the policy, as a failure."""
@@ -131,4 +139,4 @@ class GuardedChannel(Proxy):
         def call() -> None:
             channel.basic_reject(delivery_tag, requeue)
 
-        settle(REJECT, underlying(channel), delivery_tag, call, channel.basic_reject, multiple=False)
+        settle(REJECT, channel, delivery_tag, call)

@@ -1,53 +1,44 @@
-"""Declares at the broker what a policy needs, before consuming starts."""
+"""Sees to it that the broker has what a policy needs, before consuming starts."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from weakref import WeakKeyDictionary
 
 from pika.adapters.blocking_connection import BlockingConnection
 from pika.exceptions import ChannelClosedByBroker
 
+from otel_waybill.clients.shared.topology import Key, key, request
+from otel_waybill.core.declarations import refusal
 from otel_waybill.core.spec import PolicySpec
-from otel_waybill.core.topology import PRECONDITION_FAILED, plan, rungs
-from otel_waybill.errors import TopologyMismatch
+from otel_waybill.core.topology import plan
 
-_declared: WeakKeyDictionary[BlockingConnection, set[tuple[str, tuple[int, ...]]]] = WeakKeyDictionary()
+_prepared: WeakKeyDictionary[BlockingConnection, set[Key]] = WeakKeyDictionary()
 
 
-def declare(connection: BlockingConnection, queue: str, spec: PolicySpec) -> None:
-    """Declare what *spec* needs on *queue*, once for each connection.
+def prepare(connection: BlockingConnection, queue: str, spec: PolicySpec) -> None:
+    """Declare or check what *spec* needs on *queue*, as it says, once for each connection.
 
-    On a channel of its own, because a refused declaration closes the channel.
+    On a channel of its own, because a refusal closes the channel.
 
     Raises:
         TopologyMismatch: the broker has one of them already, with other arguments.
+        TopologyMissing: it lacks one that the policy does not declare.
+        TopologyRefused: the user may not declare one.
+        InvalidPolicy: no such policy can stand on *queue*.
         AMQPError: the connection failed.
     """
-    declared = _declared.setdefault(connection, set())
-    if (queue, rungs(spec)) in declared:
+    prepared = _prepared.setdefault(connection, set())
+    wanted = key(queue, spec)
+    if wanted in prepared:
         return
-    topology = plan(queue, spec)
-    channel = connection.channel()
-    for exchange in topology.exchanges:
-        with _mismatch(f"exchange {exchange.name!r}"):
-            channel.exchange_declare(
-                exchange.name, exchange.type, durable=True, arguments=dict(exchange.arguments)
-            )
-    for each in topology.queues:
-        with _mismatch(f"queue {each.name!r}"):
-            channel.queue_declare(each.name, durable=True, arguments=dict(each.arguments))
-    for binding in topology.bindings:
-        with _mismatch(f"the binding of queue {binding.queue!r} to exchange {binding.exchange!r}"):
-            channel.queue_bind(binding.queue, binding.exchange, binding.routing_key)
-    channel.close()
-    declared.add((queue, rungs(spec)))
-
-
-@contextmanager
-def _mismatch(entity: str) -> Iterator[None]:
-    try:
-        yield
-    except ChannelClosedByBroker as error:
-        if error.reply_code != PRECONDITION_FAILED:
-            raise  # not allowed, or not found: the broker's own words say it best
-        raise TopologyMismatch(entity, error.reply_text) from error
+    steps = plan(queue, spec).steps
+    if steps:
+        channel = connection.channel()
+        for step in steps:
+            try:
+                request(channel, step)
+            except ChannelClosedByBroker as error:
+                ours = refusal(step, error.reply_code, error.reply_text)
+                if ours is None:
+                    raise
+                raise ours from error
+        channel.close()
+    prepared.add(wanted)

@@ -18,7 +18,7 @@ from otel_waybill.clients.pika.publish import started
 from otel_waybill.clients.pika.pull import failed, handed_over
 from otel_waybill.guard import harmless
 from otel_waybill.patching import PatchSet, argument, passthrough
-from otel_waybill.telemetry.recorder import Work
+from otel_waybill.telemetry.work import Work
 
 _Args = tuple[object, ...]
 _Kwargs = dict[str, object]

@@ -1,29 +1,26 @@
 """What arrives with a message: its trace, its baggage and its waybill, decoded without trust."""
 
 import uuid
-from dataclasses import replace
 from typing import NamedTuple
 
 from opentelemetry import baggage, trace
 from opentelemetry.context import Context
-from opentelemetry.trace import SpanContext
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from opentelemetry.trace import Span, SpanContext
 
-from otel_waybill import names
-from otel_waybill.config import Parent
+from otel_waybill.config.settings import Parent
 from otel_waybill.context import cleared, entered, inherited
+from otel_waybill.core.belief import BELIEF, LARGEST_SKEW, Belief
 from otel_waybill.core.delivery import Delivery, Instant
-from otel_waybill.core.events import HeadersInvalid
+from otel_waybill.core.events import ClockSkewed, HeadersInvalid
 from otel_waybill.core.headers import snapshot
 from otel_waybill.core.pipeline import Execution
-from otel_waybill.core.waybill import LONGEST_DEADLINE, Waybill, decode
+from otel_waybill.core.waybill import Decoded, Hop, Waybill, decode
+from otel_waybill.guard import warn_once
 from otel_waybill.resilience import hub
 from otel_waybill.resilience.clock import instant
 from otel_waybill.resilience.guarded import Terms
 from otel_waybill.telemetry import carrier
 from otel_waybill.telemetry.recorder import Recorder
-
-_traceparent = TraceContextTextMapPropagator()
 
 
 class Arrival(NamedTuple):
@@ -50,35 +47,49 @@ class Arrival(NamedTuple):
         return entered(inherited(self.waybill, self.received), self.context)
 
 
-def arrive(
-    delivery: Delivery, ambient: Context, recorder: Recorder, *, max_deadline: float = LONGEST_DEADLINE
-) -> Arrival:
+def arrive(delivery: Delivery, ambient: Context, recorder: Recorder, *, belief: Belief = BELIEF) -> Arrival:
     """Decode *delivery*; whatever it holds, this does not raise.
 
     Args:
         delivery: as the client read it.
         ambient: the context to extract into.
         recorder: says whether to look at its trace and baggage at all, and whose child its span is.
-        max_deadline: seconds; a deadline further away is shortened to it.
+        belief: how much of its end-to-end facts is believed.
     """
     received = instant()
     base = cleared(ambient)
     context = base if recorder.silent else carrier.extract(delivery.headers, base)
     carried = {} if recorder.silent else baggage.get_all(context)
-    waybill, invalid = decode(delivery, carried, now=received.wall, max_deadline=max_deadline)
-    if invalid:
-        hub.emit(HeadersInvalid(queue=delivery.queue, names=invalid))
+    decoded = decode(delivery, carried, now=received.wall, belief=belief)
+    tell(decoded, delivery.queue)
+    waybill = decoded.waybill
     if recorder.silent:
         return Arrival(delivery, waybill, received, context, (), ())
-    origin = _origin(waybill, base, context)
-    parented, around = _parented(recorder.settings.parent, base, context)
-    return Arrival(delivery, waybill, received, parented, origin, (*origin, *around))
+    around, brought = trace.get_current_span(base), _identity(context)
+    origin = _origin(waybill.hop, around, brought)
+    parented, linked = _parented(recorder.settings.parent, context, around, brought)
+    return Arrival(delivery, waybill, received, parented, origin, (*origin, *linked))
+
+
+def tell(decoded: Decoded, queue: str | None = None) -> None:
+    """Tell whoever listens what was wrong with what was *decoded*, from *queue* if it came from one."""
+    if decoded.invalid:
+        hub.emit(HeadersInvalid(queue=queue, names=decoded.invalid))
+    if decoded.skew:
+        hub.emit(ClockSkewed(queue=queue, seconds=decoded.skew))
+    if decoded.skew > LARGEST_SKEW:
+        warn_once(
+            "otel-waybill: a message says that it was sent %.0f s in the future (queue %r); the deadlines of "
+            "such senders are ignored until clocks are set (logged once)",
+            decoded.skew,
+            queue,
+        )
 
 
 def execution(terms: Terms, arrival: Arrival) -> Execution:
     """Return the execution that decides about *arrival* under *terms*."""
     # The handler gets the same table of headers, and may change it; copies are made of what had come.
-    delivery = replace(arrival.delivery, headers=snapshot(arrival.delivery.headers))
+    delivery = arrival.delivery._replace(headers=snapshot(arrival.delivery.headers))
     return Execution(
         terms.spec,
         delivery,
@@ -91,27 +102,22 @@ def execution(terms: Terms, arrival: Arrival) -> Execution:
     )
 
 
-def _parented(choice: Parent, ambient: Context, context: Context) -> tuple[Context, tuple[SpanContext, ...]]:
+def _parented(
+    choice: Parent, context: Context, around: Span, brought: SpanContext
+) -> tuple[Context, tuple[SpanContext, ...]]:
     """Return *context*, baggage and all, with the parent that *choice* makes it; and what else to link."""
-    around = trace.get_current_span(ambient)
     identity = around.get_span_context()
     if choice == "link" or (choice == "ambient" and identity.is_valid):
         return trace.set_span_in_context(around, context), ()
-    if identity == _identity(context):
+    if identity == brought:
         return context, ()  # the message brought no trace
     return context, (identity,)
 
 
-def _origin(waybill: Waybill, ambient: Context, context: Context) -> tuple[SpanContext, ...]:
-    if waybill.hop is not None:
-        return (_parsed(waybill.hop.creation), _parsed(waybill.hop.previous))
-    brought = _identity(context)
-    return () if brought == _identity(ambient) else (brought,)
-
-
-def _parsed(traceparent: str | None) -> SpanContext:
-    headers = {} if traceparent is None else {names.HEADER_TRACEPARENT: traceparent}
-    return _identity(_traceparent.extract(headers, Context()))
+def _origin(hop: Hop | None, around: Span, brought: SpanContext) -> tuple[SpanContext, ...]:
+    if hop is not None:
+        return (carrier.creation(hop.creation), carrier.creation(hop.previous))
+    return () if brought == around.get_span_context() else (brought,)
 
 
 def _identity(context: Context) -> SpanContext:

@@ -13,7 +13,7 @@ from otel_waybill.context import running
 from otel_waybill.core.headers import without_ours
 from otel_waybill.core.waybill import end_to_end_headers
 from otel_waybill.telemetry import carrier
-from otel_waybill.telemetry.recorder import Work
+from otel_waybill.telemetry.work import Work
 
 
 def departing(headers: Mapping[str, object] | None, context: Context) -> dict[str, object]:
@@ -33,8 +33,8 @@ def carrying(
         context: what it is sent in, by default what the publish was started in.
     """
     try:
-        with work.current(context) as sending:
-            return departing(headers, sending)
+        sending = work.context if context is None else trace.set_span_in_context(work.span, context)
+        return departing(headers, sending)
     except BaseException as error:
         work.finish(error)
         raise

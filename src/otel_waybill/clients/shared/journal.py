@@ -7,6 +7,7 @@ already; what happens then gets a short span of its own.
 
 import time
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 
 from opentelemetry.context import Context, get_current
 from opentelemetry.trace import INVALID_SPAN
@@ -23,8 +24,9 @@ from otel_waybill.core.verdicts import Republish, Run
 from otel_waybill.guard import harmless
 from otel_waybill.resilience import hub
 from otel_waybill.telemetry.hooks import Message
-from otel_waybill.telemetry.recorder import Current, Recorder, Work
+from otel_waybill.telemetry.recorder import Recorder
 from otel_waybill.telemetry.semconv import PROCESS, PUBLISH, Attribute, Endpoint
+from otel_waybill.telemetry.work import Current, Work
 
 _opening = harmless("starting a process span")
 _departing = harmless("tracing a copy")
@@ -91,7 +93,9 @@ class Journal:
         waybill = self._execution.waybill
         if run is not None and run.fallback:
             waybill = waybill.detached()
-        state = Running(waybill=waybill, due=None if run is None else run.due)
+        state = Running(waybill=waybill)
+        if run is not None:
+            state = replace(state, due=run.due, enforced=run.strict)
         context = entered(state, self._arrival.context)
         return Current(INVALID_SPAN if self._work is None else self._work.span, context)
 

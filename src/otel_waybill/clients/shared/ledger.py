@@ -61,11 +61,13 @@ class Ledger(Generic[E]):
             # Never one under a policy: an ack of all would speak for it.
             oldest = next((each for each in self._about if each not in self.entries), tag)
             self._about.pop(oldest, None)
-        self._about[tag] = message._replace(properties=None, body=None)
+        exchange, routing_key, queue, *_ = message
+        self._about[tag] = Message(exchange, routing_key, queue, delivery_tag=tag)
 
-    def about(self, tag: int | None) -> Message | None:
-        """Return what the delivery with *tag* was about, if that is known."""
-        return None if tag is None else self._about.get(tag)
+    def about(self, tag: int | None) -> Message:
+        """Return what the delivery with *tag* was about, as far as that is known."""
+        known = None if tag is None else self._about.get(tag)
+        return Message(delivery_tag=tag) if known is None else known
 
     def close(self, tag: int) -> None:
         """Forget the delivery with *tag*: its policy has settled it, or nobody can."""
@@ -81,6 +83,9 @@ class Ledger(Generic[E]):
             refusing: whether it is a nack or a reject, which for a delivery under a policy is a failure
                 for the policy to deal with.
         """
+        if not multiple and tag not in self.entries:
+            self._about.pop(tag, None)
+            return Plan(whole=True, tags=[tag], entries=[])
         if not multiple:
             covered = [tag]
         else:
@@ -159,4 +164,4 @@ class Ledgers(Owned[Ledger[E]]):
 
     def about(self, channel: object, tag: int | None) -> Message:
         """Return what the delivery with *tag* was about, as far as that is known."""
-        return self.of(channel).about(tag) or Message(delivery_tag=tag)
+        return self.of(channel).about(tag)

@@ -2,13 +2,15 @@
 
 import logging
 from collections.abc import Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
+from otel_waybill.core.spec import PolicySpec
+from otel_waybill.core.topology import misplaced
 from otel_waybill.errors import InvalidPolicy
 from otel_waybill.resilience.guarded import Guarded, Handler, Terms, settling
-from otel_waybill.telemetry.semconv import is_anonymous
 
 _log = logging.getLogger("otel_waybill")
 _GLOB = frozenset("*?[")
@@ -25,19 +27,18 @@ class Consumer:
     asynchronous: bool = False
     arguments: Mapping[str, object] | None = None
 
-    def objection(self) -> str | None:
-        """Return why no policy can stand here, or None."""
-        generated = self.exclusive or is_anonymous(self.queue)
+    def objection(self, spec: PolicySpec) -> str | None:
+        """Return why the policy *spec* cannot stand here, or None."""
         stream = "x-stream-offset" in (self.arguments or {})
         objections = {
             "the queue has no name here; name it, so that copies find their way back": not self.queue,
             "its messages are taken by iteration; handle each of them with policy.run(...)": self.pulled,
             "pika's asynchronous channels cannot run one yet; use a BlockingConnection": self.asynchronous,
             "it consumes without acknowledgements, so nothing could be retried": not self.acknowledges,
-            "the queue is server-named or exclusive, so a copy could outlive it": generated,
             "it is a stream, which is read rather than consumed": stream,
         }
-        return next((objection for objection, holds in objections.items() if holds), None)
+        first = next((objection for objection, holds in objections.items() if holds), None)
+        return first or misplaced(self.queue, spec, exclusive=self.exclusive)
 
 
 class Bound(NamedTuple):
@@ -58,8 +59,11 @@ class Bound(NamedTuple):
 class Policies:
     """Terms by queue name or glob: an exact name beats a glob, and among globs the first."""
 
-    def __init__(self, terms: Mapping[str, Terms] | None = None) -> None:
-        """Take *terms* by queue name or glob."""
+    def __init__(
+        self, terms: Mapping[str, Terms] | None = None, *, problem: InvalidPolicy | None = None
+    ) -> None:
+        """Take *terms* by queue name or glob; with a *problem*, nobody knows them and nothing may consume."""
+        self._problem = problem
         self._terms = dict(terms or {})
         self._globs = {name: value for name, value in self._terms.items() if not _GLOB.isdisjoint(name)}
 
@@ -67,21 +71,25 @@ class Policies:
         """Return the handler behind *callback* and the terms for it: an explicit wrap beats a name.
 
         Raises:
-            InvalidPolicy: a policy was put on exactly this consumer, and cannot stand there.
+            InvalidPolicy: a policy was put on exactly this consumer, and cannot stand there; or the policies
+                could not be read.
         """
-        objection = consumer.objection()
+        if self._problem is not None:
+            raise copy(self._problem)
         if isinstance(callback, Guarded):
-            _refuse(consumer, objection)
+            _check(consumer, callback.terms)
             return Bound(callback.handler, settling(callback.terms, "return"))
-        if any(isinstance(inner, Guarded) for inner in _wrapped_by(callback)):
-            _refuse(consumer, objection)
-            return Bound(callback, None, passed=True)
+        for inner in _wrapped_by(callback):
+            if isinstance(inner, Guarded):
+                _check(consumer, inner.terms)
+                return Bound(callback, None, passed=True)
         named = self._terms.get(consumer.queue)
         if named is not None:
-            _refuse(consumer, objection)
+            _check(consumer, named)
             return Bound(callback, settling(named, "handler"))
         for pattern, terms in self._globs.items():
             if fnmatchcase(consumer.queue, pattern):
+                objection = consumer.objection(terms.spec)
                 if objection is None:
                     return Bound(callback, settling(terms, "handler"))
                 _log.info("policy %r does not apply to queue %r: %s", pattern, consumer.queue, objection)
@@ -112,7 +120,8 @@ def check_prefetch(seen: int | None, queue: str) -> None:
         raise InvalidPolicy(msg)
 
 
-def _refuse(consumer: Consumer, objection: str | None) -> None:
+def _check(consumer: Consumer, terms: Terms) -> None:
+    objection = consumer.objection(terms.spec)
     if objection is not None:
         msg = f"a policy cannot stand on queue {consumer.queue!r}: {objection}"
         raise InvalidPolicy(msg)

@@ -64,6 +64,11 @@ class Settings:
         )
 
 
+def policy_file(environ: Mapping[str, str]) -> str | None:
+    """Return the path of the file with policies that *environ* names, if it does."""
+    return environ.get(names.ENV_POLICIES, "").strip() or None
+
+
 def _switch(environ: Mapping[str, str], name: str) -> bool:
     word = environ.get(name, "").strip().lower() or "true"
     require(rule=f"{name} to be true or false", holds=word in _WORDS, seen=word)

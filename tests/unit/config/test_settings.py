@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otel_waybill import names
-from otel_waybill.config import Settings
+from otel_waybill.config.settings import Settings
 from otel_waybill.errors import InvalidPolicy
 
 

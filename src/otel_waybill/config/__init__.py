@@ -1,0 +1,1 @@
+"""What can be chosen from outside the program, as data: settings and policies, read once."""

@@ -1,0 +1,61 @@
+"""Queues with a single active consumer: one whose breaker is open makes room for another."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import aio_pika
+import pytest
+from aio_pika.abc import AbstractConnection, AbstractIncomingMessage, AbstractQueue
+
+import otel_waybill as waybill
+from conformance.broker import Broker
+from integration.pika_recording import Unique
+
+Connect = Callable[[str], Awaitable[AbstractConnection]]
+
+
+@pytest.mark.usefixtures("telemetry")
+@pytest.mark.parametrize("connect", [aio_pika.connect, aio_pika.connect_robust], ids=["plain", "robust"])
+def test_aio_pika_consumer_leaves_and_comes_back(connect: Connect, amqp_url: str, unique: Unique) -> None:
+    """While its breaker is open another one gets what it could not handle, and then it is there again."""
+    name = unique("single")
+    broker = Broker(amqp_url)
+    broker.declare(name, **{"x-single-active-consumer": True})
+    asyncio.run(_story(connect, amqp_url, name, broker))
+    assert [0, 0] == broker.left(name, f"{name}.parked")
+    broker.delete(name)
+    broker.close()
+
+
+async def _story(connect: Connect, url: str, name: str, broker: Broker) -> None:
+    payments = waybill.CircuitBreaker(name, minimum_calls=1, open_for=1.5, open_jitter=0.0)
+    first, second = asyncio.Queue[bytes](), asyncio.Queue[bytes]()
+
+    async def flaky(message: AbstractIncomingMessage) -> None:
+        first.put_nowait(message.body)
+        if message.body == b"1":
+            raise ConnectionError
+
+    async def steady(message: AbstractIncomingMessage) -> None:
+        second.put_nowait(message.body)
+
+    paused = waybill.Policy(retry=waybill.Retry(), breaker=payments, single_active=True)
+    async with await connect(url) as one, await connect(url) as other:
+        await (await _queue(one, name)).consume(paused.wrap(flaky))
+        standing_by = await _queue(other, name)
+        tag = await standing_by.consume(waybill.Policy().wrap(steady))
+
+        broker.publish(name, b"1")
+        assert b"1" == await first.get()
+        broker.publish(name, b"2")
+        # The second message, and the first one's retry, find the breaker open.
+        assert {b"1", b"2"} == {await second.get(), await second.get()}
+
+        await standing_by.cancel(tag)
+        broker.publish(name, b"3")
+        assert b"3" == await first.get()
+        assert (0, 0) == (first.qsize(), second.qsize())
+
+
+async def _queue(connection: AbstractConnection, name: str) -> AbstractQueue:
+    return await (await connection.channel()).get_queue(name)

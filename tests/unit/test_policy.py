@@ -1,0 +1,37 @@
+"""Policies as programs write them: what they hand to the core."""
+
+import logging
+from typing import Any
+
+import pytest
+
+from otel_waybill import InvalidPolicy, Policy
+
+
+def test_describe_is_asked() -> None:
+    """What the program makes of an exception is what is stored."""
+    spec = Policy(describe=lambda error: f"a {type(error).__name__}").terms.spec
+    assert "a ValueError" == spec.describe(ValueError("secret"))
+    assert "secret" == Policy().terms.spec.describe(ValueError("secret"))
+    assert None is Policy(describe=lambda _: None).terms.spec.describe(ValueError("secret"))
+
+
+def test_describe_that_raises_is_logged_once_and_tells_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """A hook at fault lets no text through, and its fault is not hidden."""
+
+    def describe(error: BaseException) -> str:
+        raise LookupError(error)
+
+    spec = Policy(describe=describe).terms.spec
+    with caplog.at_level(logging.ERROR, "otel_waybill"):
+        assert [None, None] == [spec.describe(ValueError("secret")) for _ in range(2)]
+    (record,) = caplog.records
+    assert "describing an exception for parking failed" in record.getMessage()
+    assert "secret" not in record.getMessage()
+
+
+def test_describe_is_something_to_call() -> None:
+    """A template, say, is refused when the policy is made, not when the first message fails."""
+    wrong: Any = "{error}"
+    with pytest.raises(InvalidPolicy, match="need a callable to describe exceptions, got"):
+        Policy(describe=wrong)
