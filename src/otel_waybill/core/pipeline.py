@@ -200,9 +200,8 @@ class Execution:
         return Step(Wait(seconds=ruling.seconds))
 
     def _park(self, parked: Parked, now: Instant) -> Step:
-        """Let the substitute handle it, if there is one that it has not tried or that it could kill."""
-        tried = not self._spec.fallback or self._instead is not None
-        if tried or parked.reason is Reason.CRASH_LOOP:
+        """Let the substitute handle it, if there is one, and one that it could not kill."""
+        if not self._spec.fallback or parked.reason is Reason.CRASH_LOOP:
             return self._to_parking(parked, now)
         self._instead = parked
         return Step(Run(attempt=self._waybill.attempt, fallback=True), self._presence.runs(None))

@@ -235,11 +235,21 @@ class Pull(Guard):
         """
         self.drive()
         connection = self._channel.connection
-        while self.outcome is None:
-            if self._held is None:
-                connection._flush_output(lambda: self.outcome is not None or self._held is not None)
-            else:
-                connection.sleep(self._seconds)
-                self._waited(self._held)
+        try:
+            while self.outcome is None:
+                if self._held is None:
+                    connection._flush_output(lambda: self.outcome is not None or self._held is not None)
+                else:
+                    connection.sleep(self._seconds)
+                    self._waited(self._held)
+        except BaseException:
+            self._interrupted()
+            raise
         connection._flush_output()
         return self.outcome
+
+    def _interrupted(self) -> None:
+        """Give the delivery back if it was held: nobody waits for it any more."""
+        held, self._held = self._held, None
+        if held is not None:
+            held(Cancelled(self.settled))
