@@ -11,7 +11,7 @@ from otel_waybill import names
 from otel_waybill.core.belief import BELIEF
 from otel_waybill.core.copies import parking_headers, remembered, retry_headers
 from otel_waybill.core.delivery import Delivery, Outcome, Reason, Result
-from otel_waybill.core.headers import without_ours
+from otel_waybill.core.headers import for_copy
 from otel_waybill.core.spec import Describe
 from otel_waybill.core.waybill import Hop, Waybill, decode
 
@@ -182,9 +182,9 @@ def test_our_headers_are_bounded_whatever_the_facts(
     hop = Hop(exchange=exchange, routing_key=routing_key, user_id=user, expiration=expiration)
     waybill = Waybill(id=name, attempt=5, hop=hop)
     delivery = Delivery(queue=name, exchange="", routing_key="", headers=headers, consumer=consumer)
-    kept = without_ours(headers)
+    kept = for_copy(headers)
     for made in (parked(ValueError(words), delivery, waybill), retry_headers(delivery, waybill, NOW)):
-        assert kept == without_ours(made)
+        assert kept == for_copy(made)
         size = sum(
             len(key) + len(value.encode(errors="backslashreplace"))
             for key, value in made.items()
