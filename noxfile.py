@@ -13,13 +13,7 @@ WITH_CLIENTS = ".[pika,aio-pika]"
 DECIDING = "*/otel_waybill/core/*,*/otel_waybill/resilience/*"
 """Where decisions are made, and so where every branch is to be covered."""
 MATRIX = {
-    "oldest": (
-        "pika==1.2.*",
-        "aio-pika==9.0.*",
-        "setuptools>=66.1,<67.3",  # aio-pika 9.0 imports pkg_resources and does not ask for it
-        "wrapt==1.14.*",
-        "opentelemetry-api==1.34.*",
-    ),
+    "oldest": ("pika==1.2.*", "aio-pika==9.0.*", "wrapt==1.14.*", "opentelemetry-api==1.34.*"),
     "older": ("pika==1.3.*", "aio-pika==9.6.*", "wrapt==1.*"),
     "newest": (),
 }
@@ -45,6 +39,20 @@ def tests(session: nox.Session) -> None:
         session.run(
             "coverage", "report", "--skip-covered", f"--include={DECIDING}", f"--fail-under={FAIL_UNDER}"
         )
+
+
+@nox.session
+def crash(session: nox.Session) -> None:
+    """Break consumers and brokers of our own at every step; arguments after ``--`` go to pytest."""
+    session.install(WITH_CLIENTS, *_group("tests"))
+    session.run("pytest", "tests/crash", "--timeout", "300", *session.posargs)
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """Run at full rate for ten minutes while things break; ``--seconds`` after ``--`` is another time."""
+    session.install(WITH_CLIENTS, *_group("tests"))
+    session.run("python", "-m", "crash.soak", *session.posargs, env={"PYTHONPATH": "tests"})
 
 
 @nox.session

@@ -2,6 +2,7 @@
 
 from otel_waybill.clients.aio_pika.instrumentor import AioPikaInstrumentor
 from otel_waybill.clients.pika.instrumentor import PikaInstrumentor
+from otel_waybill.closing import shutdown
 from otel_waybill.config.settings import Settings
 from otel_waybill.context import check, current, deadline, detached, remaining, request
 from otel_waybill.core.backoff import Backoff
@@ -18,11 +19,13 @@ from otel_waybill.errors import (
     InvalidPolicyFile,
     InvalidRequest,
     RetryAfter,
+    ThreadBusy,
     TopologyMismatch,
     TopologyMissing,
     TopologyRefused,
     Unconfirmed,
     WaybillError,
+    WrongThread,
 )
 from otel_waybill.instrumentation import instrument, uninstrument
 from otel_waybill.policy import Policy
@@ -54,12 +57,14 @@ __all__ = [
     "RetryAfter",
     "RetryBudget",
     "Settings",
+    "ThreadBusy",
     "TopologyMismatch",
     "TopologyMissing",
     "TopologyRefused",
     "Unconfirmed",
     "Waybill",
     "WaybillError",
+    "WrongThread",
     "check",
     "current",
     "deadline",
@@ -69,5 +74,6 @@ __all__ = [
     "instrument",
     "remaining",
     "request",
+    "shutdown",
     "uninstrument",
 ]

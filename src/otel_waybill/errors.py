@@ -190,6 +190,43 @@ class Unconfirmed(WaybillError):  # noqa: N818 - what is known is that nothing i
         return f"the copy is not confirmed and routed: {self.reply}; the original stays unacknowledged"
 
 
+class WrongThread(WaybillError, AttributeError):  # noqa: N818 - what is wrong is where it was called
+    """A handler in a worker thread used its channel for what only the connection's thread may do.
+
+    Attributes:
+        attribute: what it asked the channel for.
+    """
+
+    def __init__(self, attribute: str) -> None:
+        super().__init__(attribute)
+        self.attribute = attribute
+
+    def __str__(self) -> str:
+        return (
+            f"{self.attribute!r} of a channel belongs to the thread of its connection; a handler under "
+            "Policy(workers=...) may ack, nack, reject and publish, and hand the rest over by "
+            "connection.add_callback_threadsafe"
+        )
+
+
+class ThreadBusy(WaybillError, TimeoutError):  # noqa: N818 - a state of the world, not a mistake
+    """A handler in a worker thread published, and the connection's thread did not get to it in time.
+
+    Attributes:
+        timeout: seconds for which it waited.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        super().__init__(timeout)
+        self.timeout = timeout
+
+    def __str__(self) -> str:
+        return (
+            f"the connection's thread did not finish this publish within {self.timeout:g} s; keep its other "
+            "callbacks short, or let the policy's confirm_timeout be longer"
+        )
+
+
 class BrokerUnavailable(WaybillError):  # noqa: N818 - a state of the world, not a mistake
     """No RabbitMQ for demo or tests could be found, started or installed.
 

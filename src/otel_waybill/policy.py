@@ -49,8 +49,12 @@ class Policy:
         on_expired: what becomes of a message whose deadline has passed before its handler starts: "park"
             it, "run" the handler without a deadline, "ack" it and so drop it, or "fallback".
         prefetch: unacknowledged deliveries per consumer, 1 or more; what the program sets itself wins.
-            None: twice the concurrency, at least 20; 2 with ``Retry(in_order=True)``.
-        confirm_timeout: seconds to wait for the broker's confirm of a copy, above 0.
+            None: twice the concurrency or the workers, at least 20; 2 with ``Retry(in_order=True)``.
+        workers: on pika, threads in which handlers run while the connection's thread keeps the connection
+            alive; 0 runs each where pika calls it. In a thread a handler gets a channel that can ack, nack,
+            reject and publish; `run` never uses one. aio-pika has no need of them.
+        confirm_timeout: seconds to wait for the broker's confirm of a copy, and in a worker for a publish,
+            above 0.
         hold_max: seconds, above 0, for which a delivery is held because of breaker or rate before it is put
             off through the broker, uncounted; and for which the policy keeps trying to publish a copy
             before the message is given back.
@@ -92,6 +96,7 @@ class Policy:
         settle: Settle | None = None,
         on_expired: OnExpired = "park",
         prefetch: int | None = None,
+        workers: int = 0,
         confirm_timeout: float = 5.0,
         hold_max: float = 300.0,
         skew_tolerance: float = SKEW_TOLERANCE,
@@ -116,6 +121,7 @@ class Policy:
             settle=settle,
             on_expired=on_expired,
             prefetch=prefetch,
+            workers=workers,
             confirm_timeout=confirm_timeout,
             hold_max=hold_max,
             skew_tolerance=skew_tolerance,
@@ -182,7 +188,8 @@ class Policy:
         ``policy.run(channel, method, properties, body, handler)`` on pika, ``await policy.run(message,
         handler)`` on aio-pika. Nothing that the handler raises leaves it; it is in the outcome. On pika it
         pumps the connection while it waits, so it belongs in a loop of the program's own, not inside a
-        callback.
+        callback; on an asynchronous channel nobody can wait, and ``channel.basic_get(queue,
+        policy.wrap(handler))`` does the same.
 
         Args:
             *delivery: the delivery as the client gave it, and the handler.

@@ -15,6 +15,11 @@ from conformance.ways import BY_NAME, RUN, UNINSTRUMENTED, WRAP, Way
 from otel_waybill import guard
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what would only say again, with threads that nobody uses, what it says without."""
+    items[:] = [item for item in items if not _idle(item)]
+
+
 @pytest.fixture(autouse=True)
 def loud() -> Iterator[None]:
     """Let the faults of this package fail the test instead of being logged."""
@@ -110,6 +115,15 @@ def way(request: pytest.FixtureRequest, client: Client, telemetry: Telemetry) ->
 def any_way(request: pytest.FixtureRequest, client: Client, telemetry: Telemetry) -> Way:
     """Every way."""
     return Way(request.param, client, telemetry)
+
+
+def _idle(item: pytest.Item) -> bool:
+    """Return whether *item* is for a client with workers, and gives them nothing to do."""
+    if not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
+        return False
+    given = item.callspec.params
+    manner = given.get("any_way", given.get("way", RUN))
+    return given.get("client") in registry.WITH_WORKERS and manner is RUN
 
 
 def _nothing_current() -> bool:

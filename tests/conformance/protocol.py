@@ -39,17 +39,25 @@ class Features:
 
     Attributes:
         ambient: whether a callback runs in the context of whoever drives the connection.
+        fetches: whether pulling takes one message at a time, without a consumer.
         stops: whether a running handler can be stopped when its deadline passes.
         process: whether messages have `process()`.
         reconnects: whether a lost connection comes back, with its consumers.
+        surfaces: whether an exception that leaves a callback leaves the client's loop, too.
         tells_returns: whether publish returns, rather than raises, that nobody could route the message.
+        workers: threads in which the handlers of policies run; only scenarios with a policy run there.
+        waits: whether consuming, or `Policy.run`, waits for the broker and says what came of it.
     """
 
     ambient: bool = False
+    fetches: bool = False
     stops: bool = False
     process: bool = False
     reconnects: bool = False
+    surfaces: bool = True
     tells_returns: bool = False
+    workers: int = 0
+    waits: bool = True
 
 
 class Received(Protocol):

@@ -86,9 +86,11 @@ def test_pulled_delivery_waits_for_the_dependency(
 
     client.pull(queue, Policy(breaker=gateway), charge)
     publish(client, queue)
-    until(client, lambda: client.outcomes)
+    until(client, lambda: times)
+    idle(client)
 
-    assert [waybill.Outcome(result=waybill.Result.HANDLED, attempt=1)] == client.outcomes
+    if client.features.waits:
+        assert [waybill.Outcome(result=waybill.Result.HANDLED, attempt=1)] == client.outcomes
     assert 0.4 <= times[0] - opened
 
 

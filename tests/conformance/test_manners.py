@@ -12,7 +12,7 @@ import otel_waybill as waybill
 from conformance.broker import Broker, wait_for
 from conformance.protocol import Client, Native, Properties, Received, idle, publish, raised, until
 from conformance.telemetry import Telemetry, facts, identity, links
-from conformance.ways import Way
+from conformance.ways import Way, consuming
 from otel_waybill import Policy
 
 
@@ -223,7 +223,7 @@ def test_interruption_under_a_policy_costs_no_attempt(client: Client, queue: str
 
     any_way.consume(queue, handle, Policy(settle="return"))
     publish(client, queue)
-    if any_way.name == "run" and not client.features.ambient:
+    if any_way.name == "run" and not client.features.fetches:
         # The interruption ends the loop that pulled, as it should: somebody starts another.
         until(client, lambda: attempts)
         idle(client)
@@ -232,4 +232,26 @@ def test_interruption_under_a_policy_costs_no_attempt(client: Client, queue: str
     idle(client)
 
     assert [1, 1] == attempts
+    assert {client.interruption} >= {type(error) for error in raised(client)}
+
+
+@consuming
+def test_interruption_of_one_leaves_the_others(
+    client: Client, queue: str, any_way: Way, broker: Broker
+) -> None:
+    """Messages that came together with one whose handler is stopped are handled, and that one again."""
+    seen = []
+
+    async def handle(message: Received) -> None:
+        seen.append(message.body)
+        if len(seen) == 1:
+            raise client.interruption
+
+    for body in (b"1", b"2", b"3"):
+        broker.publish(queue, body)
+    any_way.consume(queue, handle, Policy(settle="return"))
+    until(client, lambda: len(seen) == 4)
+    idle(client)
+
+    assert {b"1", b"2", b"3"} == set(seen)
     assert {client.interruption} >= {type(error) for error in raised(client)}

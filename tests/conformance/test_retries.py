@@ -113,7 +113,7 @@ def test_used_up_message_is_parked_as_it_was(
     assert body == {name: value for name, value in asdict(sent).items() if name not in _KEPT_APART}
     headers = dict(foreign(taken.headers))
     consumer = headers.pop(names.HEADER_CONSUMER, None)
-    assert (consumer is None) == (any_way.name == "run" and client.features.ambient)
+    assert (consumer is None) == (any_way.name == "run" and client.features.fetches)
     times = int(str(headers.pop(names.HEADER_FIRST_FAILED_AT))), int(str(headers.pop(names.HEADER_FAILED_AT)))
     assert before <= times[0] < times[1] <= round(time.time() * 1000)
     creation = headers.pop(names.HEADER_CREATION, None), headers.pop(names.HEADER_PREVIOUS, None)

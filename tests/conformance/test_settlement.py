@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 import otel_waybill as waybill
-from conformance.broker import Broker, wait_for_parked
+from conformance.broker import PARKED, Broker, wait_for_parked
 from conformance.clients.registry import clients_that
 from conformance.protocol import Client, Received, idle, publish, until
 from conformance.telemetry import Telemetry, facts
@@ -215,6 +215,31 @@ def test_delivery_can_be_refused_later_from_elsewhere(
         assert 1 == len(telemetry.traces())
 
 
+@clients_that(lambda features: not features.process)  # such messages refuse a second ack by themselves
+def test_late_ack_does_no_harm(
+    client: Client, queue: str, any_way: Way, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An ack for what its policy has settled already goes nowhere, so that the channel lives on."""
+    seen: list[Received] = []
+
+    async def keep(message: Received) -> None:
+        seen.append(message)
+        await message.pause(0)
+
+    any_way.consume(queue, keep, Policy(settle="return"))
+    for count in (1, 2, 3):
+        publish(client, queue)
+        until(client, lambda: len(seen) == count)  # noqa: B023 - called before the next turn
+        idle(client)
+        with caplog.at_level(logging.WARNING, "otel_waybill"):
+            client.ack_elsewhere(seen[-1], multiple=count == 2)
+            idle(client)
+
+    lines = [record.getMessage() for record in caplog.records if record.name == "otel_waybill"]
+    assert 1 == len(lines)
+    assert "ignoring this ack of delivery 1 " in lines[0]
+
+
 def test_open_delivery_stays_at_the_broker(client: Client, queue: str, way: Way, broker: Broker) -> None:
     """What nobody settles is there again when the consumer is gone."""
     seen = []
@@ -293,6 +318,7 @@ def test_prefetch_of_the_policy(client: Client, queue: str, way: Way, broker: Br
     assert 5 == len(broker.take_back(queue, 5))
 
 
+@clients_that(lambda features: features.waits)
 @pytest.mark.usefixtures("traced")
 def test_run_tells_how_it_ended(client: Client, queue: str, broker: Broker) -> None:
     """Pulling, a program gets the outcome and nothing that the handler raises."""
@@ -345,6 +371,40 @@ def test_policy_needs_a_bounded_prefetch(client: Client, telemetry: Telemetry, q
     client.prefetch(0)
     with pytest.raises(InvalidPolicy, match="prefetch"):
         client.consume(queue, Policy().wrap(callback) if way.name == WRAP.name else callback)
+
+
+@consuming
+@clients_that(lambda features: not features.waits)
+def test_existing_parking_of_another_kind_ends_the_channel(  # noqa: PLR0913, PLR0917 - each is a fixture
+    client: Client,
+    telemetry: Telemetry,
+    queue: str,
+    any_way: Way,
+    broker: Broker,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Where consuming does not wait, its channel is closed with the reason, and nothing was handled."""
+    seen = []
+
+    async def handle(message: Received) -> None:
+        seen.append(message.body)
+        await message.ack()
+
+    broker.declare(queue + PARKED, **{"x-queue-type": "classic"})
+    publish(client, queue, b"order")
+    with caplog.at_level(logging.ERROR, "otel_waybill"):
+        any_way.consume(queue, handle, Policy())
+        until(client, lambda: "otel_waybill" in {record.name for record in caplog.records})
+        idle(client)
+    (line,) = (record.getMessage() for record in caplog.records if record.name == "otel_waybill")
+    assert f"queue '{queue}{PARKED}'" in line
+    assert "inequivalent arg" in line
+    assert [] == seen
+
+    telemetry.instrument(policies={})
+    client.consume(queue, client.native(handle))
+    until(client, lambda: seen)
+    assert [b"order"] == seen
 
 
 def test_globs_apply_where_a_policy_can_stand(

@@ -6,6 +6,7 @@ import pytest
 
 import otel_waybill as waybill
 from conformance.broker import PARKED, Broker, wait_for, wait_for_parked
+from conformance.clients.registry import clients_that
 from conformance.protocol import Client, Received, publish, until
 from conformance.telemetry import Telemetry
 from conformance.ways import Way
@@ -40,6 +41,7 @@ def still_works(client: Client, telemetry: Telemetry, queue: str) -> None:
     assert [b"still works"] == seen
 
 
+@clients_that(lambda features: features.waits)
 def test_existing_parking_of_another_kind_is_a_clear_error(
     client: Client, telemetry: Telemetry, queue: str, way: Way, broker: Broker
 ) -> None:
@@ -77,6 +79,7 @@ def test_topology_that_others_declare_is_used(
     assert (b"order", "max-attempts") == (taken.body, taken.headers[names.HEADER_REASON])
 
 
+@clients_that(lambda features: features.waits)
 def test_passive_names_what_is_missing(
     client: Client, telemetry: Telemetry, queues: Callable[[], str], way: Way, broker: Broker
 ) -> None:
@@ -135,6 +138,7 @@ def test_parking_in_a_queue_of_the_users(
     assert not broker.exists(queue + PARKED)
 
 
+@clients_that(lambda features: features.waits)
 @pytest.mark.parametrize("topology", ["declare", "passive"])
 def test_parking_queue_must_exist(
     client: Client, telemetry: Telemetry, queues: Callable[[], str], way: Way, topology: TopologyMode
@@ -149,6 +153,7 @@ def test_parking_queue_must_exist(
     still_works(client, telemetry, queues())
 
 
+@clients_that(lambda features: features.waits)
 def test_what_only_the_broker_can_explain_is_left_as_it_is(
     client: Client, telemetry: Telemetry, queues: Callable[[], str], way: Way, broker: Broker
 ) -> None:

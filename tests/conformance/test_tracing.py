@@ -145,6 +145,7 @@ def test_refusals_have_a_span(client: Client, traced: Telemetry, queue: str, ver
     assert _operation(verb, "settle").items() <= facts(settled).items()
 
 
+@clients_that(lambda features: features.surfaces)
 def test_exception_of_a_handler_reaches_the_program_unchanged(
     client: Client, traced: Telemetry, queue: str, broker: Broker
 ) -> None:

@@ -1,7 +1,7 @@
 """The ways in which a program can put a consumer under a policy: they must all come to the same."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import pytest
@@ -33,7 +33,10 @@ class Way:
         self._telemetry = telemetry
 
     def consume(self, queue: str, handler: Handler, policy: Policy) -> None:
-        """Consume *queue* by *handler* under *policy*."""
+        """Consume *queue* by *handler* under *policy*, in threads where the client is there for them."""
+        workers = self._client.features.workers
+        if workers:
+            policy.terms = replace(policy.terms, spec=replace(policy.terms.spec, workers=workers))
         self._consume(self._client, self._telemetry, queue, handler, policy)
 
 

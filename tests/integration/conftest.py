@@ -10,7 +10,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 import otel_waybill as waybill
 from conformance.telemetry import Telemetry
 from integration.aio_pika_recording import Tell, told
-from integration.pika_recording import Recorded, Unique, opened, recording
+from integration.pika_recording import Recorded, Unique, opened, recording, send_bare
 from otel_waybill import guard
 
 
@@ -36,6 +36,18 @@ def queue(amqp_url: str, unique: Unique) -> Iterator[str]:
         channel.queue_declare(name)
         yield name
         channel.queue_delete(name)
+
+
+@pytest.fixture
+def policed(amqp_url: str, unique: Unique) -> Iterator[str]:
+    """A queue with one message, where failures are to be parked; in the end both queues go."""
+    name = unique("policed")
+    with opened(amqp_url) as channel:
+        channel.queue_declare(name, durable=True)
+        send_bare(channel, name)
+        yield name
+        channel.queue_delete(name)
+        channel.queue_delete(f"{name}.parked")
 
 
 @pytest.fixture

@@ -117,6 +117,13 @@ def send_bare(
             channel.basic_publish("", queue, str(number).encode(), properties)
 
 
+def parked(url: str, queue: str) -> int:
+    """Return how many messages of *queue* are parked."""
+    with opened(url) as channel:
+        count: int = channel.queue_declare(f"{queue}.parked", passive=True).method.message_count
+        return count
+
+
 def attributes(span: ReadableSpan) -> Mapping[str, object]:
     """The attributes of a span, none if there are none."""
     return span.attributes or {}

@@ -1,8 +1,8 @@
 """The doors of pika's asynchronous channels, under each event loop that runs them, on a real broker."""
 
-import logging
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, TypeAlias
 
 import pika
@@ -26,12 +26,12 @@ from integration.pika_recording import (
     declared,
     identity,
     opened,
+    parked,
     recording,
     send_bare,
 )
 from otel_waybill.clients.pika.confirm import Confirms
 from otel_waybill.errors import InvalidPolicy
-from otel_waybill.resilience.guarded import Guarded, Terms
 
 if TYPE_CHECKING:
     from pika.frame import Method
@@ -183,71 +183,120 @@ def test_suppressed_means_as_if_uninstrumented(recorded: Recorded, amqp_url: str
 # --------------------------------------------------------------------- policies
 
 
-def _terms() -> dict[str, Terms]:
-    return {"policed-*": waybill.Policy().terms}
+RETRY = waybill.Retry(attempts=2, backoff=waybill.Backoff(first=0.2, ceiling=0.2, jitter="none"))
 
 
-@pytest.mark.parametrize("how", ["wrapped", "named"])
-def test_a_policy_is_refused_where_it_could_not_be_kept(amqp_url: str, unique: Unique, how: str) -> None:
-    """Neither by `wrap` nor by its exact name does a consumer run without what was asked for."""
-    queue, policy, told = unique("q"), waybill.Policy(), []
+@pytest.mark.parametrize("instrumented", [True, False], ids=["instrumented", "bare"])
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_policy_stands_under_every_loop(
+    amqp_url: str, policed: str, loop: Callable[[], Loop], *, instrumented: bool
+) -> None:
+    """A message that fails is tried again, by the broker, and then parked: nothing is left to redeliver."""
+    attempts: list[int] = []
 
     def scenario(channel: Channel, done: Done) -> None:
-        handler = policy.wrap(lambda *_: None) if how == "wrapped" else (lambda *_: None)
-        with pytest.raises(InvalidPolicy, match="asynchronous") as caught:
-            channel.basic_consume(queue, handler)
-        told.append(str(caught.value))
+        def handle(*_: object) -> None:
+            attempts.append(waybill.current().attempt)
+            if len(attempts) == 2:
+                channel.connection._adapter_call_later(0.3, done)
+            raise LookupError
+
+        channel.basic_consume(policed, waybill.Policy(retry=RETRY).wrap(handle, queue=policed))
+
+    with recording() if instrumented else nullcontext():
+        play(loop(), amqp_url, scenario)
+
+    assert [1, 2] == attempts
+    assert 1 == parked(amqp_url, policed)
+
+
+def test_a_fetched_message_runs_under_a_policy(recorded: Recorded, amqp_url: str, policed: str) -> None:
+    """The callback of `basic_get` can be wrapped; its queue is known, and the message counts once."""
+    seen: list[tuple[int, bool]] = []
+
+    def scenario(channel: Channel, done: Done) -> None:
+        def handle(*_: object) -> None:
+            seen.append((waybill.current().attempt, here().is_valid))
+            channel.connection._adapter_call_later(0.1, done)
+
+        channel.basic_get(policed, waybill.Policy().wrap(handle))
+
+    play(on_select(), amqp_url, scenario)
+
+    assert [(1, True)] == seen
+    assert ["receive", "ack", "process"] == recorded.operations
+    assert 1 == recorded.count("messaging.client.consumed.messages")
+
+
+def test_a_message_that_is_fetched_without_acknowledgements_can_have_no_policy(
+    recorded: Recorded, amqp_url: str, policed: str
+) -> None:
+    """It is refused before anything is fetched."""
+
+    def scenario(channel: Channel, done: Done) -> None:
+        with pytest.raises(InvalidPolicy, match="without acknowledgements"):
+            channel.basic_get(policed, waybill.Policy().wrap(lambda *_: None), auto_ack=True)
         done()
 
-    with recording(terms={queue: policy.terms} if how == "named" else {}):
-        play(on_select(), amqp_url, scenario)
+    play(on_select(), amqp_url, scenario)
+
+    assert [] == recorded.operations
+
+
+def test_run_says_that_it_cannot_wait(amqp_url: str, policed: str) -> None:
+    """An asynchronous channel has nobody who could pump it until there is an outcome."""
+    told: list[str] = []
+
+    def scenario(channel: Channel, done: Done) -> None:
+        def got(*message: object) -> None:
+            with pytest.raises(InvalidPolicy, match=r"policy\.wrap") as caught:
+                waybill.Policy().run(*message, lambda *_: pytest.fail("called"), queue=policed)  # type: ignore[call-overload]  # that is it
+            told.append(str(caught.value))
+            done()
+
+        channel.basic_get(policed, got)
+
+    play(on_select(), amqp_url, scenario)
 
     assert 1 == len(told)
-    assert queue in told[0]
 
 
-def test_a_glob_skips_an_asynchronous_channel_and_says_so(
-    amqp_url: str, unique: Unique, caplog: pytest.LogCaptureFixture
+def test_a_consumer_of_a_queue_that_does_not_exist_fails_as_ever(
+    recorded: Recorded, amqp_url: str, unique: Unique
 ) -> None:
-    """One INFO line, and the consumer runs as if there were no policy."""
-    queue, seen = unique("policed"), []
-    caplog.set_level(logging.INFO, "otel_waybill")
-    with opened(amqp_url) as sender:
-        sender.queue_declare(queue)
-        send_bare(sender, queue)
+    """Whoever hears of it first, the broker's answer to the program or ours, the channel ends with 404."""
+    queue, reasons = unique("missing"), []
 
-        def scenario(channel: Channel, done: Done) -> None:
-            def handle(*_: object) -> None:
-                seen.append(True)
-                done()
+    def scenario(channel: Channel, done: Done) -> None:
+        def closed(_: Channel, reason: Exception) -> None:
+            reasons.append(str(reason))
+            done()
 
-            channel.basic_consume(queue, handle)
+        channel.add_on_close_callback(closed)
+        channel.basic_consume(queue, waybill.Policy().wrap(lambda *_: None))
 
-        with recording(terms=_terms()):
-            play(on_select(), amqp_url, scenario)
-        sender.queue_delete(queue)
+    play(on_select(), amqp_url, scenario)
 
-    assert [True] == seen
-    assert 1 == len([line for line in caplog.messages if queue in line and "asynchronous" in line])
-
-
-def test_a_wrapped_handler_says_why_it_does_not_run_in_a_bare_program(
-    amqp_url: str, queue: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Without `instrument()` the refusal comes with the first delivery, which stays in its queue."""
-    fill(amqp_url, queue)
-    handled: list[bool] = []
-    guarded: Guarded = waybill.Policy().wrap(lambda *_: handled.append(True), queue=queue)
-
-    def scenario(channel: Channel, _: Done) -> None:
-        channel.basic_consume(queue, guarded)
-
-    play(on_select(), amqp_url, scenario, aborted=True)
-
-    assert [] == handled
-    assert "InvalidPolicy" in caplog.text
+    assert 1 == len(reasons)
+    assert "NOT_FOUND" in reasons[0]
+    assert [] == recorded.operations
     with opened(amqp_url) as channel:
-        assert None is not channel.basic_get(queue, auto_ack=True)[0]
+        channel.queue_delete(f"{queue}.parked")
+
+
+def test_a_connection_that_closes_early_leaves_no_fault(
+    recorded: Recorded, amqp_url: str, policed: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A program may close its connection before the broker has answered to the first declaration."""
+
+    def scenario(channel: Channel, done: Done) -> None:
+        channel.basic_consume(policed, waybill.Policy().wrap(lambda *_: pytest.fail("called")))
+        done()
+
+    play(on_select(), amqp_url, scenario)
+
+    assert [] == recorded.operations
+    assert [] == [record for record in caplog.records if record.name == "otel_waybill"]
 
 
 # --------------------------------------------------------------- P9: basic_get

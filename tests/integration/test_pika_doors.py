@@ -486,6 +486,21 @@ def test_an_ack_of_many_says_how_many(recorded: Recorded, channel: BlockingChann
     channel.basic_ack(tags[3])
 
 
+def test_a_second_ack_is_the_programs_own_mistake(
+    recorded: Recorded, channel: BlockingChannel, queue: str
+) -> None:
+    """Without a policy nothing is held back, and the broker says what it says."""
+    send_bare(channel, queue)
+    method, _, _ = channel.basic_get(queue)
+    assert method is not None
+    channel.basic_ack(method.delivery_tag)
+    channel.basic_ack(method.delivery_tag)
+
+    with pytest.raises(ChannelClosedByBroker, match="unknown delivery tag"):
+        channel.queue_declare(queue, passive=True)
+    assert 2 == len(recorded.of("ack"))
+
+
 def test_a_loop_that_outlives_the_instrumentation_falls_silent(amqp_url: str, unique: Unique) -> None:
     """After `uninstrument()` the generator hands over as pika does."""
     with opened(amqp_url) as channel:

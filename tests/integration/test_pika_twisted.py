@@ -249,13 +249,15 @@ def test_a_get_that_fails_is_an_error(recorded: Recorded, amqp_url: str, unique:
 
 
 def test_a_policy_says_that_it_cannot_run_here(recorded: Recorded, amqp_url: str, queue: str) -> None:
-    """`Policy.run` refuses before it calls the handler."""
+    """`Policy.run` and `wrap` refuse before they call the handler."""
 
     async def scenario(channel: TwistedChannel) -> None:
         channel.basic_publish("", queue, b"")
         message = await channel.basic_get(queue)
         with pytest.raises(InvalidPolicy, match="asynchronous"):
             waybill.Policy().run(*message, lambda *_: pytest.fail("called"))  # type: ignore[call-overload]  # that is it
+        with pytest.raises(InvalidPolicy, match="TwistedChannel"):
+            waybill.Policy().wrap(lambda *_: pytest.fail("called"), queue=queue)(*message)
 
     play(amqp_url, scenario)
 
@@ -266,7 +268,7 @@ def test_a_policy_by_name_is_refused(amqp_url: str, queue: str) -> None:
     """A consumer never runs without what was asked for: its Deferred fails, as pika's own errors do."""
 
     async def scenario(channel: TwistedChannel) -> None:
-        with pytest.raises(InvalidPolicy, match="asynchronous"):
+        with pytest.raises(InvalidPolicy, match="Twisted"):
             await channel.basic_consume(queue)
         for call in channel._calls:  # pika forgets this one when consuming fails
             call.addErrback(lambda _: None)

@@ -6,10 +6,11 @@ from collections.abc import Awaitable, Callable
 import aio_pika
 import pytest
 from aio_pika.abc import AbstractConnection, AbstractIncomingMessage, AbstractQueue
+from pika.adapters.blocking_connection import BlockingChannel
 
 import otel_waybill as waybill
 from conformance.broker import Broker
-from integration.pika_recording import Unique
+from integration.pika_recording import Unique, opened
 
 Connect = Callable[[str], Awaitable[AbstractConnection]]
 
@@ -25,6 +26,52 @@ def test_aio_pika_consumer_leaves_and_comes_back(connect: Connect, amqp_url: str
     assert [0, 0] == broker.left(name, f"{name}.parked")
     broker.delete(name)
     broker.close()
+
+
+@pytest.mark.usefixtures("recorded")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_pika_consumer_leaves_and_comes_back(amqp_url: str, unique: Unique, workers: int) -> None:
+    """The same, inline and with threads; to pika itself it consumes all the while."""
+    name = unique("single")
+    broker = Broker(amqp_url)
+    broker.declare(name, **{"x-single-active-consumer": True})
+    payments = waybill.CircuitBreaker(name, minimum_calls=1, open_for=1.5, open_jitter=0.0)
+    first: list[bytes] = []
+    second: list[bytes] = []
+
+    def flaky(_channel: object, _method: object, _properties: object, body: bytes) -> None:
+        first.append(body)
+        if body == b"1":
+            raise ConnectionError
+
+    def steady(_channel: object, _method: object, _properties: object, body: bytes) -> None:
+        second.append(body)
+
+    paused = waybill.Policy(retry=waybill.Retry(), breaker=payments, single_active=True, workers=workers)
+    with opened(amqp_url) as one, opened(amqp_url) as other:
+        one.basic_consume(name, paused.wrap(flaky))
+        tag = other.basic_consume(name, waybill.Policy().wrap(steady))
+
+        broker.publish(name, b"1")
+        _pump(one, other, until=lambda: first == [b"1"])
+        broker.publish(name, b"2")
+        _pump(one, other, until=lambda: len(second) == 2)
+        assert {b"1", b"2"} == {*second}
+
+        other.basic_cancel(tag)
+        broker.publish(name, b"3")
+        _pump(one, other, until=lambda: len(first) == 2)
+        assert [b"1", b"3"] == first
+        waybill.shutdown(one)
+    assert [0, 0] == broker.left(name, f"{name}.parked")
+    broker.delete(name)
+    broker.close()
+
+
+def _pump(*channels: BlockingChannel, until: Callable[[], bool]) -> None:
+    while not until():
+        for channel in channels:
+            channel.connection.process_data_events(0.02)
 
 
 async def _story(connect: Connect, url: str, name: str, broker: Broker) -> None:

@@ -39,12 +39,14 @@ from otel_waybill import (
     RetryAfter,
     RetryBudget,
     Settings,
+    ThreadBusy,
     TopologyMismatch,
     TopologyMissing,
     TopologyRefused,
     Unconfirmed,
     Waybill,
     WaybillError,
+    WrongThread,
 )
 
 # Policies and what they are made of.
@@ -55,6 +57,7 @@ orders = Policy(
     breaker=payments,
     settle="return",
     prefetch=20,
+    workers=8,
     confirm_timeout=5.0,
     hold_max=300.0,
     skew_tolerance=1.0,
@@ -299,7 +302,7 @@ def lacking(error: TopologyRefused) -> tuple[str, ...]:
     return assert_type(error.needs, tuple[str, ...])
 
 
-def errors(error: WaybillError) -> float | str | None:
+def errors(error: WaybillError) -> float | str | None:  # noqa: PLR0911 - one for each
     """Tell what each error knows."""
     match error:
         case DeadlineExceeded():
@@ -311,6 +314,10 @@ def errors(error: WaybillError) -> float | str | None:
             return assert_type(error.entity, str) + assert_type(error.reply, str)
         case Unconfirmed():
             return assert_type(error.reply, str)
+        case ThreadBusy():
+            return assert_type(error.timeout, float) + usual(error)
+        case WrongThread():
+            return assert_type(error.attribute, str)
         case InvalidPolicy() | InvalidRequest():
             return usual(error)
     error.retry_after  # type: ignore[attr-defined]  # noqa: B018 - what must not be there
@@ -376,6 +383,9 @@ def instrument(tracers: TracerProvider, meters: MeterProvider, names: Sequence[s
         hooks=hooks,
     )
     waybill.uninstrument()
+    waybill.shutdown(BlockingConnection())
+    waybill.shutdown(BlockingConnection().channel(), grace=30, done=print)
+    waybill.shutdown("orders")  # type: ignore[call-overload]
     waybill.instrument(tracers)  # type: ignore[call-arg]
     waybill.instrument(policies={"orders": Retry()})  # type: ignore[dict-item]
     waybill.instrument(hooks=our_hook)  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ from typing import get_args
 import pytest
 from opentelemetry.metrics import NoOpMeter
 
+from crash.bounds import BOUNDS
 from otel_waybill import names
 from otel_waybill.core import belief, copies, headers, topology, waybill
 from otel_waybill.core.backoff import Backoff
@@ -181,6 +182,15 @@ def _default(parameter: Parameter) -> str:
         return "`Backoff()`"
     default = parameter.default
     return f"`{default.__name__ if isinstance(default, type) else repr(default)}`"
+
+
+def test_the_guarantees_state_the_bounds_that_the_crash_matrix_keeps() -> None:
+    """How often a message may end twice is what is tried out, row by row."""
+    guarantees = (DOCS / "guarantees.md").read_text()
+    rows = re.findall(r"^\| (.+?) \|.*\| (.+?) \|$", guarantees, re.MULTILINE)
+    first = next(n for n, (_, last) in enumerate(rows) if last.startswith("ends twice")) + 1
+
+    assert [(row.value, bound.value) for row, bound in BOUNDS.items()] == rows[first : first + len(BOUNDS)]
 
 
 def _section(title: str) -> str:

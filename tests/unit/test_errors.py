@@ -11,11 +11,13 @@ from otel_waybill.errors import (
     DeadlineExceeded,
     InvalidPolicy,
     InvalidRequest,
+    ThreadBusy,
     TopologyMismatch,
     TopologyMissing,
     TopologyRefused,
     Unconfirmed,
     WaybillError,
+    WrongThread,
 )
 
 DIFFERENT = (
@@ -51,6 +53,15 @@ ERRORS = {
         "use Policy(topology='passive'), or 'none' where checking is refused too"
     ),
     Unconfirmed("nack"): "the copy is not confirmed and routed: nack; the original stays unacknowledged",
+    WrongThread("queue_declare"): (
+        "'queue_declare' of a channel belongs to the thread of its connection; a handler under "
+        "Policy(workers=...) may ack, nack, reject and publish, and hand the rest over by "
+        "connection.add_callback_threadsafe"
+    ),
+    ThreadBusy(5.0): (
+        "the connection's thread did not finish this publish within 5 s; keep its other callbacks short, or "
+        "let the policy's confirm_timeout be longer"
+    ),
     BrokerUnavailable(("AMQP_URL: not set",), ("apt-get install rabbitmq-server",)): (
         "no RabbitMQ for this run\n  - AMQP_URL: not set\nto get one:\n  apt-get install rabbitmq-server"
     ),
@@ -86,6 +97,8 @@ def test_one_base_catches_them_all(error: WaybillError) -> None:
         (TopologyMismatch, InvalidPolicy),
         (TopologyMissing, InvalidPolicy),
         (TopologyRefused, InvalidPolicy),
+        (ThreadBusy, TimeoutError),
+        (WrongThread, AttributeError),
     ],
 )
 def test_is_also_what_python_calls_it(kind: type[Exception], base: type[Exception]) -> None:
@@ -104,6 +117,8 @@ def test_facts_are_attributes() -> None:
         assert ("q", "r") == (error.entity, error.reply)
     assert ("n",) == TopologyRefused("q", "r", ("n",)).needs
     assert "nack" == Unconfirmed("nack").reply
+    assert "connection" == WrongThread("connection").attribute
+    assert 5.0 == ThreadBusy(5.0).timeout
     assert (("a",), ("b",)) == (
         BrokerUnavailable(("a",), ("b",)).tried,
         BrokerUnavailable(("a",), ("b",)).remedies,

@@ -150,7 +150,8 @@ class PolicySpec:
         on_expired: what becomes of a message whose deadline has passed before its handler started:
             "park" it, "run" the handler without a deadline, "ack" it and so drop it, or "fallback".
         prefetch: unacknowledged deliveries per consumer, 1 or more; it bounds what is held. None: twice
-            the concurrency, at least 20; 2 where the order is kept.
+            the concurrency or the workers, at least 20; 2 where the order is kept.
+        workers: threads in which handlers run on pika; 0 runs them where pika calls them.
         confirm_timeout: seconds to wait for the broker's confirm of a copy, above 0.
         hold_max: seconds, above 0, for which a delivery is held because of a breaker or a rate before it
             is put off through the broker, and for which a copy that the broker does not confirm is tried
@@ -176,6 +177,7 @@ class PolicySpec:
     settle: Settle | None = None
     on_expired: OnExpired = "park"
     prefetch: int | None = None
+    workers: int = 0
     confirm_timeout: float = 5.0
     hold_max: float = 300.0
     skew_tolerance: float = SKEW_TOLERANCE
@@ -193,6 +195,7 @@ class PolicySpec:
             holds=self.prefetch is None or self.prefetch >= 1,
             seen=self.prefetch,
         )
+        require(rule="workers >= 0", holds=self.workers >= 0, seen=self.workers)
         for name in ("confirm_timeout", "hold_max", "max_deadline"):
             value = getattr(self, name)
             require(rule=f"0 < {name} < inf (seconds)", holds=0 < value < math.inf, seen=value)
@@ -245,4 +248,5 @@ class PolicySpec:
             return self.prefetch
         if self.in_order:
             return _IN_ORDER_PREFETCH
-        return max(_SMALLEST_PREFETCH, 0 if self.concurrency is None else 2 * self.concurrency.runs)
+        concurrency = 0 if self.concurrency is None else self.concurrency.runs
+        return max(_SMALLEST_PREFETCH, 2 * concurrency, 2 * self.workers)

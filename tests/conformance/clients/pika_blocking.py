@@ -16,6 +16,8 @@ from pika.spec import Basic, BasicProperties
 from conformance.protocol import Features, Handler, Native, Properties, Received
 from otel_waybill import Outcome, Policy
 
+AnyChannel = BlockingChannel | Channel
+
 _MOMENT = 0.01
 
 
@@ -23,7 +25,7 @@ class PikaReceived:
     """One delivery of pika."""
 
     def __init__(
-        self, channel: BlockingChannel, method: Basic.Deliver, properties: BasicProperties, body: bytes
+        self, channel: AnyChannel, method: Basic.Deliver, properties: BasicProperties, body: bytes
     ) -> None:
         self.channel, self.method, self.own, self.body = channel, method, properties, body
         self.exchange: str = method.exchange
@@ -65,7 +67,7 @@ class PikaBlocking:
     """One BlockingConnection."""
 
     name: ClassVar = "pika-blocking"
-    features: ClassVar = Features(ambient=True)
+    features: ClassVar = Features(ambient=True, fetches=True)
     public: ClassVar[Sequence[tuple[type, str]]] = (
         (BlockingChannel, "basic_publish"),
         (BlockingChannel, "basic_consume"),
@@ -141,18 +143,11 @@ class PikaBlocking:
 
     def native(self, handler: Handler) -> Native:
         """Return *handler* as pika's kind of callback."""
-
-        def callback(
-            channel: BlockingChannel, method: Basic.Deliver, properties: BasicProperties, body: bytes
-        ) -> object:
-            received: Received = PikaReceived(channel, method, properties, body)
-            return at_once(cast("Coroutine[Any, Any, object]", handler(received)))
-
-        return callback
+        return native(handler)
 
     def plain(self, handler: Handler) -> Native:
         """Return *handler* as pika's kind of callback, which is a plain function."""
-        return self.native(handler)
+        return native(handler)
 
     def prefetch(self, count: int) -> None:
         """Set the prefetch of the consuming channel."""
@@ -185,6 +180,18 @@ class PikaBlocking:
         thread = threading.Thread(target=self._connection.add_callback_threadsafe, args=(call,))
         thread.start()
         thread.join()
+
+
+def native(handler: Handler) -> Native:
+    """Return *handler* as a callback of pika, on any channel."""
+
+    def callback(
+        channel: AnyChannel, method: Basic.Deliver, properties: BasicProperties, body: bytes
+    ) -> object:
+        received: Received = PikaReceived(channel, method, properties, body)
+        return at_once(cast("Coroutine[Any, Any, object]", handler(received)))
+
+    return callback
 
 
 def at_once(coroutine: "Coroutine[Any, Any, object]") -> object:

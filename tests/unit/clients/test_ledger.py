@@ -29,6 +29,7 @@ class Small(Ledger[Delivered]):
     """A ledger that forgets soon."""
 
     MOST = 6
+    MOST_CLOSED = 2
 
 
 def noted(*plain: int, **policed: Delivered) -> Ledger[Delivered]:
@@ -97,6 +98,34 @@ def test_second_word_about_a_delivery_is_none(settled: Settled) -> None:
         assert Plan(whole=False, tags=[], entries=[]) == ledger.settle(1, multiple=False, refusing=refusing)
 
 
+@pytest.mark.parametrize("refusing", [False, True])
+def test_late_word_about_a_delivery_is_none(*, refusing: bool) -> None:
+    """What a policy has settled is settled; with `multiple` the others are settled one by one."""
+    ledger, running = noted(1, 3, t2=Delivered(), t4=Delivered()), Delivered()
+    ledger.entries[5] = running
+    ledger.note(Message(delivery_tag=5))
+    ledger.close(2)
+    ledger.close(4)
+    assert Plan(whole=False, tags=[], entries=[], late=True) == ledger.settle(
+        2, multiple=False, refusing=refusing
+    )
+    assert Plan(whole=False, tags=[1, 3], entries=[], late=True) == ledger.settle(
+        4, multiple=True, refusing=refusing
+    )
+    assert [running] == ledger.settle(5, multiple=False, refusing=refusing).entries
+
+
+def test_ledger_remembers_so_many_late_ones() -> None:
+    """Who is later than that makes a mistake like any other program."""
+    ledger = Small()
+    for tag in (1, 2, 3):
+        ledger.entries[tag] = Delivered()
+        ledger.close(tag)
+    assert [False, True, True] == [
+        ledger.settle(tag, multiple=False, refusing=False).late for tag in (1, 2, 3)
+    ]
+
+
 def test_ledger_remembers_what_was_delivered_but_not_its_body() -> None:
     """The span of an ack names what it is about; megabytes are not kept for that."""
     ledger: Ledger[Delivered] = Ledger()
@@ -146,6 +175,7 @@ class Traffic(RuleBasedStateMachine):
         self.tag = 0
         self.outstanding: set[int] = set()  # as the broker sees it
         self.plain: set[int] = set()  # of those, the ones that no policy has
+        self.closed: list[int] = []  # the ones that a policy was done with
         self.forgets = False
 
     @initialize(forgets=st.booleans())
@@ -189,20 +219,24 @@ class Traffic(RuleBasedStateMachine):
         if entry.settled is not Settled.ACK:
             assert tag in self.outstanding
         self.outstanding.discard(tag)
+        self.closed.append(tag)
         self.ledger.close(tag)
 
     @rule(data=st.data(), multiple=st.booleans(), refusing=st.booleans())
     def program_settles(self, data: st.DataObject, *, multiple: bool, refusing: bool) -> None:
         """The program acks or refuses one, several or all."""
-        tags = st.integers(0, self.tag + 1) if multiple else st.sampled_from(sorted(self.outstanding) or [1])
-        tag = data.draw(tags)
-        if not multiple and tag not in self.outstanding:
+        late = self.closed[-self.ledger.MOST_CLOSED :]
+        known = sorted([*self.outstanding, *late])
+        tag = data.draw(st.integers(0, self.tag + 1) if multiple else st.sampled_from(known or [1]))
+        if not multiple and tag not in known:
             return  # its own mistake, and the broker closes the channel
         entries = dict(self.ledger.entries)
         theirs = {each for each, entry in entries.items() if entry.entrusted and entry.settled is None}
         meant = {each for each in self.outstanding if each == tag or (multiple and (each < tag or tag == 0))}
         plan = self.ledger.settle(tag, multiple=multiple, refusing=refusing)
 
+        assert plan.late == (tag in late)
+        assert not (plan.late and plan.whole)
         settled = meant if plan.whole else set(plan.tags)
         assert settled <= self.outstanding
         assert plan.whole or len(plan.tags) == len(settled)

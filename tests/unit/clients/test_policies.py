@@ -38,7 +38,7 @@ UNFIT = {
     "iterated": Consumer(queue="orders", pulled=True),
     "a stream": Consumer(queue="orders", arguments={"x-stream-offset": "first"}),
     "nameless": Consumer(queue=""),
-    "asynchronous": Consumer(queue="orders", asynchronous=True),
+    "behind an adapter": Consumer(queue="orders", indirect=True),
 }
 unfit = pytest.mark.parametrize("consumer", UNFIT.values(), ids=UNFIT)
 
@@ -116,7 +116,7 @@ def test_name_with_the_characters_of_a_glob_is_a_name_too(name: str) -> None:
     [
         ("the queue has no name here", Consumer(queue="", acknowledges=False)),
         ("its messages are taken by iteration", Consumer(queue="orders", pulled=True, exclusive=True)),
-        ("pika's asynchronous channels", Consumer(queue="orders", asynchronous=True, acknowledges=False)),
+        ("its adapter hands messages over", Consumer(queue="orders", indirect=True, acknowledges=False)),
         (
             "it consumes without acknowledgements",
             Consumer(queue="orders", acknowledges=False, exclusive=True),

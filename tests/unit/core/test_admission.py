@@ -8,7 +8,7 @@ import pytest
 from otel_waybill import names
 from otel_waybill.core.backoff import Backoff
 from otel_waybill.core.delivery import Delivery, Reason, Result
-from otel_waybill.core.events import Held, Released
+from otel_waybill.core.events import Ended, Held, Released
 from otel_waybill.core.gate import Limits
 from otel_waybill.core.limits import RateLimit
 from otel_waybill.core.line import Bell, Slots
@@ -55,6 +55,7 @@ from unit.core.story import (
 SHORT = Backoff(first=0.1, ceiling=0.1, jitter="none")
 IN_ORDER = PolicySpec(retry=Retry(attempts=3, backoff=STEADY, in_order=True), settle="return")
 GUARDED = PolicySpec(retry=replace(RETRY, classic_guard=True), settle="return", fallback=True)
+SINGLE = replace(SPEC, single_active=True)
 RATED = replace(SPEC, rate=RateLimit(1))
 REDELIVERED = DELIVERY._replace(redelivered=True)
 
@@ -208,6 +209,35 @@ def test_failed_message_keeps_its_place_in_order() -> None:
     assert 2 == the(Run, first.tell(Waited(), 1.0)).attempt
     the(Ack, first.tell(Returned()))
     the(Run, second.tell(Waited()))
+
+
+# A single active consumer.
+
+
+def standing_by(refused: float, spec: PolicySpec = SINGLE, delivery: Delivery = DELIVERY) -> Step:
+    """What becomes of a delivery that its breaker refuses for so many seconds."""
+    return Story(spec, delivery, breaker=Turnstile([refused] * 2)).begin()
+
+
+def test_single_active_consumer_leaves_its_queue_to_another() -> None:
+    """Whoever alone gets messages and cannot handle them gives them back, and stands by for as long."""
+    step = standing_by(5.0)
+    assert (Result.GIVEN_BACK, 5.0) == (the(GiveBack, step).outcome.result, the(GiveBack, step).standby)
+    assert [Ended(queue="orders", outcome=the(GiveBack, step).outcome)] == list(step.events)
+
+
+def test_single_active_consumer_holds_when_leaving_is_not_worth_it() -> None:
+    """For a blink, where others share the queue, or when the message has few redeliveries left."""
+    the(Wait, standing_by(0.9))
+    the(Wait, standing_by(5.0, SPEC))
+    worn = DELIVERY._replace(headers={names.HEADER_DELIVERY_COUNT: 17})
+    the(Wait, standing_by(5.0, delivery=worn))
+    the(GiveBack, standing_by(5.0, delivery=worn._replace(headers={names.HEADER_DELIVERY_COUNT: 16})))
+
+
+def test_single_active_consumer_holds_for_a_limit() -> None:
+    """A pace or a place is the policy's own: another consumer has none of that message's."""
+    the(Wait, Story(SINGLE, limits=Limits(rate=Line([5.0]))).begin())
 
 
 # Too early.

@@ -113,3 +113,12 @@ def test_run_says_who_is_called() -> None:
     for attempt, in_its_place in ((Run(attempt=1), str), (Run(attempt=1, fallback=True), repr)):
         assert in_its_place is substituted.handler(attempt, str)
         assert str is bare.handler(attempt, str)
+
+
+def test_delivery_without_a_consumer_holds() -> None:
+    """Where there is no consumer that could leave its queue, single_active means nothing; the rest stays."""
+    terms = Terms.of(PolicySpec(single_active=True, prefetch=7))
+    assert PolicySpec(prefetch=7) == terms.holding().spec
+    assert terms.shares is terms.holding().shares
+    shared = Terms.of(PolicySpec())
+    assert shared is shared.holding()

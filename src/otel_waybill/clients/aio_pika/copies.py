@@ -1,6 +1,9 @@
 """Copies of deliveries, published on a confirm channel of our own beside the consumer's."""
 
 import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from weakref import WeakValueDictionary
 
 from aiormq.abc import AbstractChannel, AbstractConnection
@@ -19,6 +22,7 @@ class Copies:
         self._connection = connection
         self._channel: AbstractChannel | None = None
         self._opening = asyncio.Lock()
+        self._users: Counter[AbstractChannel] = Counter()
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def open(self) -> AbstractChannel:
@@ -39,9 +43,9 @@ class Copies:
         self, exchange: str, routing_key: str, body: bytes, properties: Basic.Properties
     ) -> Published:
         try:
-            channel = await self.open()
             # aiormq finds the publish that a return speaks of by its message id: no two of one id at a time.
-            async with self._turns.setdefault(properties.message_id or str(id(properties)), asyncio.Lock()):
+            turn = self._turns.setdefault(properties.message_id or str(id(properties)), asyncio.Lock())
+            async with turn, self._lent() as channel:
                 result = await channel.basic_publish(
                     body, exchange=exchange, routing_key=routing_key, properties=properties, mandatory=True
                 )
@@ -52,6 +56,30 @@ class Copies:
         except Exception as error:  # noqa: BLE001 - whatever went wrong, the copy is not proven to be safe
             return Published(f"not confirmed: {error!r}")
         return Published() if isinstance(result, Basic.Ack) else Published(f"not confirmed: {result!r}")
+
+    @asynccontextmanager
+    async def _lent(self) -> AsyncIterator[AbstractChannel]:
+        """Lend the channel for one copy; once it has refused one, the next copies go over a new channel.
+
+        RabbitMQ refuses on and on what comes on a channel that a quorum queue has once refused: also when
+        its limit is gone, or when another node leads it (seen on 3.10).
+        """
+        channel = await self.open()
+        self._users[channel] += 1
+        try:
+            yield channel
+        except PublishError:
+            raise  # returned, which says nothing about the channel
+        except DeliveryError:
+            if self._channel is channel:
+                self._channel = None
+            raise
+        finally:
+            self._users[channel] -= 1
+            if not self._users[channel]:
+                del self._users[channel]
+                if self._channel is not channel:
+                    await channel.close()
 
 
 _copies: Owned[Copies | None] = Owned("copies", lambda: None)

@@ -63,6 +63,7 @@ async def consume(
     tag = await wrapped(*args, **kwargs)
     consumers.of(await underlay_of(queue.channel))[tag] = Consuming(
         queue=queue.name,
+        cancel=None if consumer.pulled else queue.cancel,
         exclusive=argument(args, kwargs, 2, "exclusive", default=False),
         arguments=argument(args, kwargs, 3, "arguments"),
     )
@@ -94,7 +95,7 @@ def direct(guarded: Guarded, message: IncomingMessage) -> asyncio.Task[Outcome]:
     Raises:
         InvalidPolicy: by the task; the policy was not told which queue this is.
     """
-    return kept(run(guarded.terms, guarded.queue, message, guarded.handler))
+    return kept(_run(guarded.terms, guarded.queue, message, guarded.handler, pushed=True))
 
 
 async def run(terms: Terms, queue: str | None, message: IncomingMessage, handler: Handler) -> Outcome:
@@ -103,12 +104,18 @@ async def run(terms: Terms, queue: str | None, message: IncomingMessage, handler
     Raises:
         InvalidPolicy: the policy was not told which queue this is.
     """
+    return await _run(terms, queue, message, handler, pushed=False)
+
+
+async def _run(
+    terms: Terms, queue: str | None, message: IncomingMessage, handler: Handler, *, pushed: bool
+) -> Outcome:
     channel = channel_of(message)
     consuming = consumers.of(channel).get(message.consumer_tag or "")
     consumed = None if consuming is None else consuming.queue
     name = known_queue(queue or consumed or ledgers.about(channel, message.delivery_tag).queue)
     # Entered in the ledger before anything is awaited, so that no ack of another speaks for it.
-    guard = Guard(terms.holding(), handler, name, message)
+    guard = Guard(terms.holding(), handler, name, message, pushed=pushed)
     try:
         await _prepare(channel, name, terms)
     except BaseException:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import inspect
+from typing import cast
 
 from aio_pika.message import IncomingMessage
 
@@ -55,7 +56,10 @@ _copying = harmless("publishing a copy")
 class Guard:
     """One delivery under a policy; a performer for the driver and an entry for the ledger."""
 
-    def __init__(self, terms: Terms, handler: Handler, queue: str, message: IncomingMessage) -> None:
+    def __init__(
+        self, terms: Terms, handler: Handler, queue: str, message: IncomingMessage, *, pushed: bool = True
+    ) -> None:
+        """Take charge of *message*, *pushed* to us in a task of its own or fetched by the program."""
         recorder = live.recorder()
         arrival = arrive(delivery(message, queue), ambient(), recorder, belief=terms.spec.belief)
         self.execution = execution(terms, arrival)
@@ -77,6 +81,9 @@ class Guard:
             counted=take(message) is not None,
         )
         self._cancelled = False
+        self.task = cast("asyncio.Task[object]", asyncio.current_task())
+        self.pushed = pushed
+        self.holding = False
         self.double: GuardedMessage | None = None
         self.entrusted = False
         self.settled: Settled | None = None
@@ -110,15 +117,11 @@ class Guard:
 
     async def wait(self, wait: Wait) -> Report:
         """Hold the delivery."""
-        if wait.bell is None:
-            await asyncio.sleep(wait.seconds)
-        else:
-            rung, loop = asyncio.Event(), asyncio.get_running_loop()
-            # Whoever rings may do so in another thread.
-            wait.bell.listen(lambda: loop.call_soon_threadsafe(rung.set))
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait.seconds):
-                    await rung.wait()
+        self.holding = True
+        try:
+            await _rest(wait)
+        finally:
+            self.holding = False
         return self._unless_gone(Waited())
 
     async def attempt(self, run: Run) -> Report:
@@ -221,3 +224,15 @@ class Guard:
 
     def _unless_gone(self, report: Report) -> Report:
         return Gone() if self._channel.is_closed else report
+
+
+async def _rest(wait: Wait) -> None:
+    if wait.bell is None:
+        await asyncio.sleep(wait.seconds)
+        return
+    rung, loop = asyncio.Event(), asyncio.get_running_loop()
+    # Whoever rings may do so in another thread.
+    wait.bell.listen(lambda: loop.call_soon_threadsafe(rung.set))
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(wait.seconds):
+            await rung.wait()

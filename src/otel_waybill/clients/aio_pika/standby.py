@@ -24,12 +24,14 @@ class Consuming:
 
     Attributes:
         queue: from which queue.
+        cancel: ends it, given its tag; None where the program iterates, and ends that itself.
         exclusive: whether it wants to be the only one.
         arguments: of its own.
         leaving: the task in which it leaves, while it is away.
     """
 
     queue: str
+    cancel: Callable[[str], Awaitable[object]] | None
     exclusive: bool
     arguments: ArgumentsType | None
     leaving: asyncio.Task[None] | None = None

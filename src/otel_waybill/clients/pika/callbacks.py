@@ -8,55 +8,44 @@ from pika.adapters.blocking_connection import BlockingChannel
 from pika.channel import Channel
 from pika.spec import Basic, BasicProperties
 
-from otel_waybill.clients.pika import live
-from otel_waybill.clients.pika.deliver import Delivering
+from otel_waybill.clients.pika import deliver, live
 from otel_waybill.clients.pika.pull import handed_over
 from otel_waybill.clients.shared.policies import Consumer
 from otel_waybill.context import Attached
 from otel_waybill.patching import argument, replaced
+from otel_waybill.resilience.guarded import Guarded
 
 _Args = tuple[object, ...]
 _Kwargs = dict[str, object]
 
 
-def basic_consume(wrapped: Callable[..., str], _: Channel, args: _Args, kwargs: _Kwargs) -> str:
+def basic_consume(wrapped: Callable[..., str], channel: Channel, args: _Args, kwargs: _Kwargs) -> str:
     """Stand in for `Channel.basic_consume`; Twisted's adapter has its InvalidPolicy fail a Deferred.
 
     Raises:
-        InvalidPolicy: a policy was put on this consumer, where none can stand yet.
+        InvalidPolicy: a policy was put on this consumer and cannot stand there.
     """
-    queue = argument(args, kwargs, 0, "queue")
     callback = argument(args, kwargs, 1, "on_message_callback")
     if isinstance(getattr(callback, "__self__", None), BlockingChannel):
-        return wrapped(*args, **kwargs)
-    if not isinstance(queue, str) or not callable(callback):
-        return wrapped(*args, **kwargs)  # pika says what is wrong
-    acknowledges = not argument(args, kwargs, 2, "auto_ack", default=False)
-    consumer = Consumer(queue=queue, acknowledges=acknowledges, asynchronous=True)
-    live.policies.bind(callback, consumer)
-    if not is_pikas(callback):
-        delivering = Delivering(callback, None, queue, acknowledges=acknowledges)
-        args, kwargs = replaced(args, kwargs, 1, "on_message_callback", delivering)
-    return wrapped(*args, **kwargs)
+        return wrapped(*args, **kwargs)  # the door is BlockingChannel.basic_consume
+    return deliver.basic_consume(wrapped, channel, args, kwargs)
 
 
 def basic_get(wrapped: Callable[..., None], _: Channel, args: _Args, kwargs: _Kwargs) -> None:
-    """Stand in for `Channel.basic_get`, which calls back if there is a message."""
+    """Stand in for `Channel.basic_get`, which calls back if there is a message.
+
+    Raises:
+        InvalidPolicy: the callback is wrapped in a policy, which cannot stand there.
+    """
     callback = argument(args, kwargs, 1, "callback")
-    if callable(callback) and not is_pikas(callback):
+    if callable(callback) and not deliver.is_pikas(callback):
         queue = argument(args, kwargs, 0, "queue")
         acknowledges = not argument(args, kwargs, 2, "auto_ack", default=False)
+        if isinstance(callback, Guarded):
+            live.policies.bind(callback, Consumer(queue=queue, acknowledges=acknowledges))
         getting = _Getting(callback, queue, acknowledges=acknowledges)
         args, kwargs = replaced(args, kwargs, 1, "callback", getting)
     return wrapped(*args, **kwargs)
-
-
-def is_pikas(callback: object) -> bool:
-    """Return whether *callback* belongs to an adapter of pika's, which hands on what it gets.
-
-    Those of BlockingChannel and Twisted do, and ThreadSafeChannel's, which no release has yet.
-    """
-    return (getattr(callback, "__module__", None) or "").startswith("pika.adapters.")
 
 
 class _Getting:

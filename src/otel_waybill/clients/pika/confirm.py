@@ -14,7 +14,7 @@ from pika.spec import Basic, BasicProperties, Confirm
 
 from otel_waybill import names
 from otel_waybill.clients.pika import live
-from otel_waybill.clients.pika.callbacks import is_pikas
+from otel_waybill.clients.pika.deliver import is_pikas
 from otel_waybill.clients.pika.publish import started
 from otel_waybill.clients.shared.ledger import Owned
 from otel_waybill.guard import harmless

@@ -1,17 +1,22 @@
 """What pika calls when a message arrives, in place of the user's callback."""
 
+import logging
 from collections.abc import Callable
-from typing import cast
+from functools import partial
 
-from opentelemetry import context as otel
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.channel import Channel
+from pika.exceptions import ChannelClosedByBroker
 from pika.spec import Basic, BasicProperties
 
-from otel_waybill.clients.pika import live, settle, topology
+from otel_waybill.clients.pika import live, settle, topology, workers
 from otel_waybill.clients.pika.copies import copies
-from otel_waybill.clients.pika.enforce import Guard, Pull
-from otel_waybill.clients.pika.read import AnyChannel, Pushed, ambient, delivery, endpoint, underlying
+from otel_waybill.clients.pika.enforce import Guard
+from otel_waybill.clients.pika.fetched import Pull
+from otel_waybill.clients.pika.read import AnyChannel, Method, Pushed, ambient, delivery, endpoint, underlying
+from otel_waybill.clients.pika.standby import Consuming, consumers
+from otel_waybill.clients.pika.threaded import Threaded
+from otel_waybill.clients.pika.topology import Declaration
 from otel_waybill.clients.shared.arrival import arrive
 from otel_waybill.clients.shared.ledger import Owned
 from otel_waybill.clients.shared.policies import Consumer, check_prefetch, known_queue
@@ -25,18 +30,35 @@ from otel_waybill.telemetry.recorder import Recorder
 from otel_waybill.telemetry.semconv import PROCESS
 from otel_waybill.telemetry.work import Work
 
+_PRECONDITION_FAILED = 406
+_log = logging.getLogger("otel_waybill")
 _tracing = harmless("tracing a delivery")
 _prefetch: Owned[int] = Owned("prefetch", int)
-_watched: Owned[bool] = Owned("watched", bool)
-_queues: Owned[dict[str, str]] = Owned("queues", dict)
+watched: Owned[bool] = Owned("watched", bool)
+"""The channels on which a policy stands, or has stood."""
+
+
+class Policed:
+    """A user's callback under a policy."""
+
+    def __init__(self, handler: Handler, terms: Terms, queue: str, ready: Declaration) -> None:
+        self.__wrapped__ = handler
+        self._terms = terms
+        self._queue = queue
+        self._ready = ready
+
+    def __call__(self, channel: AnyChannel, method: Method, properties: BasicProperties, body: bytes) -> None:
+        """Handle one delivery as pika calls it; it is held until all that a failure needs is declared."""
+        pushed = Pushed(channel, method, properties, body)
+        kind = Threaded if self._terms.spec.workers else Guard
+        self._ready.then(kind(self._terms, self.__wrapped__, self._queue, pushed).drive)
 
 
 class Delivering:
-    """A user's callback, with a process span around it and under its terms if it has any."""
+    """A user's callback, with a process span around it."""
 
-    def __init__(self, handler: Handler, terms: Terms | None, queue: str, *, acknowledges: bool) -> None:
+    def __init__(self, handler: Handler, queue: str, *, acknowledges: bool) -> None:
         self.__wrapped__ = handler
-        self._terms = terms
         self._queue = queue
         self._acknowledges = acknowledges
 
@@ -44,10 +66,6 @@ class Delivering:
         self, channel: AnyChannel, method: Basic.Deliver, properties: BasicProperties, body: bytes
     ) -> object:
         """Handle one delivery as pika calls it."""
-        if self._terms is not None:  # which asynchronous channels do not have
-            pushed = Pushed(cast("BlockingChannel", channel), method, properties, body)
-            Guard(self._terms, self.__wrapped__, self._queue, pushed).drive()
-            return None
         recorder, work = live.recorder(), None
         if not recorder.silent:
             with _tracing:
@@ -66,8 +84,7 @@ class Delivering:
         body: bytes,
     ) -> Work:
         channel = underlying(surface)
-        around = ambient() if channel is surface else otel.get_current()
-        arrival = arrive(delivery(method, properties, self._queue), around, recorder)
+        arrival = arrive(delivery(method, properties, self._queue), ambient(surface), recorder)
         message = Message(
             method.exchange, method.routing_key, self._queue, properties, body, method.delivery_tag
         )
@@ -77,9 +94,9 @@ class Delivering:
 
 
 def basic_consume(
-    wrapped: Callable[..., str], channel: BlockingChannel, args: tuple[object, ...], kwargs: dict[str, object]
+    wrapped: Callable[..., str], channel: AnyChannel, args: tuple[object, ...], kwargs: dict[str, object]
 ) -> str:
-    """Stand in for `BlockingChannel.basic_consume`.
+    """Stand in for `BlockingChannel.basic_consume`, and for `Channel.basic_consume` where that is the door.
 
     Raises:
         InvalidPolicy: a policy was put on this consumer and cannot stand there.
@@ -90,18 +107,35 @@ def basic_consume(
         return wrapped(*args, **kwargs)  # pika says what is wrong
     acknowledges = not argument(args, kwargs, 2, "auto_ack", default=False)
     consumer = Consumer(
-        queue=queue, acknowledges=acknowledges, arguments=argument(args, kwargs, 5, "arguments")
+        queue=queue,
+        acknowledges=acknowledges,
+        indirect=is_pikas(callback),
+        arguments=argument(args, kwargs, 5, "arguments"),
     )
     handler, terms, passed = live.policies.bind(callback, consumer)
     if terms is not None:
-        _prepare(channel, queue, terms)
-        _limit_prefetch(channel, queue, terms)
-    if not passed:
-        delivering = Delivering(handler, terms, queue, acknowledges=acknowledges)
+        _check_prefetch(channel, queue)
+        policed = Policed(handler, terms, queue, _prepare(channel, queue, terms))
+        _limit_prefetch(channel, terms)
+        args, kwargs = replaced(args, kwargs, 1, "on_message_callback", policed)
+    elif not passed and not consumer.indirect:
+        delivering = Delivering(handler, queue, acknowledges=acknowledges)
         args, kwargs = replaced(args, kwargs, 1, "on_message_callback", delivering)
     tag = wrapped(*args, **kwargs)
-    _queues.of(channel._impl)[tag] = queue
+    consumers.of(underlying(channel))[tag] = Consuming(
+        queue=queue,
+        exclusive=argument(args, kwargs, 3, "exclusive", default=False),
+        arguments=argument(args, kwargs, 5, "arguments"),
+    )
     return tag
+
+
+def is_pikas(callback: object) -> bool:
+    """Return whether *callback* belongs to an adapter of pika's, which hands on what it gets.
+
+    Those of BlockingChannel and Twisted do, and ThreadSafeChannel's, which no release has yet.
+    """
+    return (getattr(callback, "__module__", None) or "").startswith("pika.adapters.")
 
 
 def basic_qos(
@@ -115,64 +149,90 @@ def basic_qos(
 
 
 def direct(guarded: Guarded, pushed: Pushed) -> None:
-    """Handle one delivery in a program that is not instrumented.
+    """Handle one delivery that pika gave to the wrapped handler itself.
 
     Raises:
-        InvalidPolicy: the policy was not told which queue this is.
+        InvalidPolicy: the policy was not told which queue this is, or cannot stand on such a channel.
     """
     queue = _queue(guarded.queue, pushed)
-    _prepare(pushed.channel, queue, guarded.terms)
-    Guard(guarded.terms, guarded.handler, queue, pushed).drive()
+    ready = _prepare(pushed.channel, queue, guarded.terms)
+    Policed(guarded.handler, guarded.terms.holding(), queue, ready)(*pushed)
 
 
 def run(terms: Terms, queue: str | None, pushed: Pushed, handler: Handler) -> Outcome:
     """Handle one delivery that the program fetched itself, and return how it ended.
 
     Raises:
-        InvalidPolicy: the policy was not told which queue this is.
+        InvalidPolicy: the policy was not told which queue this is, or nobody can wait on such a channel.
         AMQPError: the connection failed.
     """
+    if not isinstance(pushed.channel, BlockingChannel):
+        msg = (
+            "run cannot wait for the outcome on an asynchronous channel of pika; give "
+            "policy.wrap(handler, queue=...) to its basic_consume or basic_get instead"
+        )
+        raise InvalidPolicy(msg)
     name = _queue(queue, pushed)
     _prepare(pushed.channel, name, terms)
-    return Pull(terms, handler, name, pushed).complete()
+    return Pull(terms.holding(), handler, name, pushed).complete()
 
 
 def _queue(given: str | None, pushed: Pushed) -> str:
-    _check_blocking(pushed.channel)
-    channel, method = pushed.channel._impl, pushed.method
-    consumed = _queues.of(channel).get(getattr(method, "consumer_tag", ""))
+    if not isinstance(pushed.channel, AnyChannel):
+        msg = (
+            "a policy can stand on a BlockingChannel or a Channel of pika's, "
+            f"got a {type(pushed.channel).__name__}; use another adapter"
+        )
+        raise InvalidPolicy(msg)
+    channel, method = underlying(pushed.channel), pushed.method
+    consuming = consumers.of(channel).get(getattr(method, "consumer_tag", ""))
+    consumed = None if consuming is None else consuming.queue
     return known_queue(given or consumed or settle.ledgers.about(channel, method.delivery_tag).queue)
 
 
-def _check_blocking(channel: object) -> None:
-    if not isinstance(channel, BlockingChannel):
-        msg = "a policy cannot run on pika's asynchronous channels yet; consume on a BlockingConnection"
-        raise InvalidPolicy(msg)
+def _prepare(channel: AnyChannel, queue: str, terms: Terms) -> Declaration:
+    """Have everything ready that a failure will need: nothing is declared at that moment.
 
-
-def _prepare(channel: BlockingChannel, queue: str, terms: Terms) -> None:
-    """Have everything ready that a failure will need: nothing is declared at that moment."""
+    On a blocking channel it is ready on return; any other is closed when it turns out that it cannot be.
+    """
     # Its answer comes before that to a declaration that is made after it.
-    copies(channel.connection)
-    topology.prepare(channel.connection, queue, terms.spec)
-    _watch(channel._impl)
+    copies(channel)
+    declaration = topology.declare(channel, queue, terms.spec)
+    _watch(underlying(channel))
+    if isinstance(channel, BlockingChannel):
+        declaration.wait(channel.connection)
+    else:
+        declaration.otherwise(partial(_give_up, channel))
+    return declaration
+
+
+def _give_up(channel: Channel, error: Exception) -> None:
+    """Close *channel*, whose consumer cannot have its policy; the broker gets back what it had sent."""
+    refused = isinstance(error, InvalidPolicy | ChannelClosedByBroker)
+    if refused and channel.is_open:
+        _log.error("closing %r, because its policy cannot be kept: %s", channel, error)
+        # AMQP's short strings end at 255 bytes.
+        channel.close(_PRECONDITION_FAILED, str(error).encode()[:255].decode(errors="ignore"))
 
 
 def _watch(channel: Channel) -> None:
     """Have deliveries that wait on *channel* end with it: timers of a dead connection never fire."""
-    if not _watched.seen(channel):
-        _watched.put(channel, True)  # noqa: FBT003 - the value, not a flag of the call
+    if not watched.seen(channel):
+        watched.put(channel, True)  # noqa: FBT003 - the value, not a flag of the call
         channel.add_on_close_callback(_on_close)
 
 
 def _on_close(channel: Channel, _reason: Exception) -> None:
     for guard in list(settle.ledgers.of(channel).entries.values()):
         guard.gone()
+    workers.close(channel)
 
 
-def _limit_prefetch(channel: BlockingChannel, queue: str, terms: Terms) -> None:
-    seen = _prefetch.seen(channel._impl)
-    check_prefetch(seen, queue)
-    if seen is None:
+def _check_prefetch(channel: AnyChannel, queue: str) -> None:
+    check_prefetch(_prefetch.seen(underlying(channel)), queue)
+
+
+def _limit_prefetch(channel: AnyChannel, terms: Terms) -> None:
+    if _prefetch.seen(underlying(channel)) is None:
         with passthrough():
             channel.basic_qos(prefetch_count=terms.spec.prefetch_count)

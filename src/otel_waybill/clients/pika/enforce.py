@@ -5,13 +5,23 @@ from collections.abc import Callable
 from copy import copy as shallow
 from functools import partial
 
-from opentelemetry import context as otel
 from pika.exceptions import AMQPError
+from pika.spec import Basic
 
-from otel_waybill.clients.pika import live
+from otel_waybill.clients.pika import live, standby
 from otel_waybill.clients.pika.copies import Copy, copies
-from otel_waybill.clients.pika.read import Pushed, copied, delivery, encoded_size, endpoint, original
-from otel_waybill.clients.pika.settle import Call, GuardedChannel, ledgers, send
+from otel_waybill.clients.pika.loop import call_later, call_threadsafe, remove_timeout
+from otel_waybill.clients.pika.read import (
+    Pushed,
+    ambient,
+    copied,
+    delivery,
+    encoded_size,
+    endpoint,
+    original,
+    underlying,
+)
+from otel_waybill.clients.pika.settle import Call, for_handler, ledgers, send
 from otel_waybill.clients.shared.arrival import arrive, execution
 from otel_waybill.clients.shared.departure import fitting
 from otel_waybill.clients.shared.journal import Journal
@@ -44,9 +54,6 @@ from otel_waybill.telemetry.semconv import ACK, NACK, Operation
 
 _copying = harmless("publishing a copy")
 
-_LOOK = 0.05
-"""Seconds after which a delivery that the program fetched itself looks whether a limit has room for it."""
-
 
 class Guard:
     """One delivery under a policy; a performer for the driver and an entry for the ledger."""
@@ -58,11 +65,12 @@ class Guard:
         channel, method, properties, body = pushed
         recorder = live.recorder()
         facts = delivery(method, properties, queue)
-        arrival = arrive(facts, otel.get_current(), recorder, belief=terms.spec.belief)
+        arrival = arrive(facts, ambient(channel), recorder, belief=terms.spec.belief)
         self.execution = execution(terms, arrival)
         self._terms = terms
         self._handler = handler
         self._channel = channel
+        self._impl = underlying(channel)
         self._tag: int = method.delivery_tag
         self._wire = shallow(properties)
         self._body = body
@@ -76,21 +84,47 @@ class Guard:
             arrival,
             self.execution,
             self._message,
-            endpoint(channel._impl),
-            counted=self._counted,
+            endpoint(self._impl),
+            counted=self._counted or isinstance(method, Basic.GetOk),
         )
+        self._started = False
+        self._told: Callable[[], None] | None = None
         self._later: Answer | None = None
         self._held: Answer | None = None
-        self._timer: int | None = None
+        self._timer: object = None
         self.entrusted = False
         self.settled: Settled | None = None
         self.outcome: Outcome | None = None
-        ledgers.of(channel._impl).entries[self._tag] = self
-        ledgers.note(channel._impl, self._message)
+        ledgers.of(self._impl).entries[self._tag] = self
+        ledgers.note(self._impl, self._message)
+
+    @property
+    def busy(self) -> bool:
+        """Whether its policy is at work on it, and not merely somewhere up in the calls that led here."""
+        return self.outcome is None and (self._held is not None or not self.entrusted)
 
     def drive(self) -> None:
         """Start; the delivery then goes its way by callbacks."""
-        self._later = drive(self.execution, self)
+        if self._channel.is_open and self._told is None:
+            self._started = True
+            self._later = drive(self.execution, self)
+
+    def finish(self, told: Callable[[], None]) -> None:
+        """Come to an end, and call *told*: what waits is given back, what runs or is copied may end first."""
+        self._told = told
+        if not self._started:
+            self._send(NACK, partial(self._impl.basic_nack, self._tag, requeue=True))
+            ledgers.of(self._impl).close(self._tag)
+            told()
+        elif not self.entrusted:
+            self.interrupt()
+
+    def interrupt(self) -> None:
+        """Wait no longer, for a handler in a thread neither, and give the delivery back."""
+        held, self._held = self._held, None
+        if held is not None:
+            self.entrusted = False
+            held(Cancelled(self.settled, copied=self._copy is not None and self._copy.safe))
 
     def note(self, settled: Settled) -> None:
         """Take note of what the program said about this delivery, in its handler or later."""
@@ -105,7 +139,7 @@ class Guard:
         if held is not None:
             held(Gone())
         elif self.entrusted and self.outcome is not None:
-            ledgers.of(self._channel._impl).close(self._tag)
+            ledgers.of(self._impl).close(self._tag)
 
     def emit(self, event: Event) -> None:
         """Tell whoever listens what happened to this delivery."""
@@ -115,35 +149,30 @@ class Guard:
         """Hold the delivery on a timer of its connection, or until the bell rings."""
         # One object for each wait: a bell that rings late rings for nobody.
         hold = self._held = partial(answer)
+        if self._told is not None:
+            self.interrupt()
+            return
         if not self._channel.is_open:
             self.gone()
             return
-        connection, over = self._channel.connection, partial(self._waited, hold)
-        self._timer = connection.call_later(wait.seconds, over)
+        over = partial(self._waited, hold)
+        self._timer = call_later(self._channel, wait.seconds, over)
         if wait.bell is not None:
-            wait.bell.listen(partial(self._ring, over))
+            # Whoever rings may do so in another thread, and in the context of another message.
+            wait.bell.listen(partial(call_threadsafe, self._channel, over))
 
     def attempt(self, run: Run, answer: Answer) -> None:
         """Call the handler where pika calls it."""
-        self.settled, self.entrusted = None, True
-        self._journal.open(run)
-        channel = self._channel if live.patched else GuardedChannel(self._channel)
+        self._begin(run)
         try:
-            with self._journal.current(run), self._terms.lent(run.permit):
-                handler = self._terms.handler(run, self._handler)
-                handler(channel, self._method, self._properties, self._body)
+            self._call(run, for_handler(self._channel))
         except Exception as error:  # noqa: BLE001 - whatever a handler raises is a failure of this attempt
-            self.entrusted = False
-            self._journal.error(error)
-            answer(Raised(error, self.settled))
+            answer(self._end(error))
         except BaseException as error:
-            self.entrusted = False
-            self._journal.error(error)
-            answer(Cancelled(self.settled))
+            answer(self._end(error))
             raise
         else:
-            self.entrusted = False
-            answer(Returned(self.settled))
+            answer(self._end(None))
 
     def republish(self, copy: Republish, answer: Answer) -> None:
         """Send the copy, unless it is still on its way or safe already, and answer with its fate."""
@@ -169,12 +198,14 @@ class Guard:
 
     def settle(self, verdict: Ack | GiveBack | Leave) -> None:
         """Tell the broker, if it is for us to do so, and close the books."""
-        channel, tag = self._channel._impl, self._tag
+        channel, tag = self._impl, self._tag
         if verdict.outcome.result is Result.DROPPED:
             self._journal.open()  # which neither a handler nor a copy has done
         if isinstance(verdict, Ack):
             self._send(ACK, partial(channel.basic_ack, tag))
         elif isinstance(verdict, GiveBack):
+            if verdict.standby is not None:
+                self._stand_by(verdict.standby)
             self._send(NACK, partial(channel.basic_nack, tag, requeue=True))
         if verdict.outcome.result is Result.OPEN:
             self.entrusted = True
@@ -182,74 +213,51 @@ class Guard:
             ledgers.of(channel).close(tag)
         self._journal.close(verdict.outcome)
         self.outcome = verdict.outcome
+        if self._told is not None:
+            self._told()
+
+    def _stand_by(self, seconds: float) -> None:
+        if self._channel.is_open:
+            with contextlib.suppress(AMQPError):
+                standby.leave(self._channel, getattr(self._method, "consumer_tag", ""), seconds)
+
+    def _begin(self, run: Run) -> None:
+        self.settled, self.entrusted = None, True
+        self._journal.open(run)
+
+    def _call(self, run: Run, channel: object) -> None:
+        with self._journal.current(run), self._terms.lent(run.permit):
+            handler = self._terms.handler(run, self._handler)
+            handler(channel, self._method, self._properties, self._body)
+
+    def _end(self, error: BaseException | None) -> Report:
+        self.entrusted = False
+        if error is None:
+            return Returned(self.settled)
+        self._journal.error(error)
+        return Raised(error, self.settled) if isinstance(error, Exception) else Cancelled(self.settled)
 
     def _publish(self, copy: Republish, headers: dict[str, object]) -> Copy | None:
-        connection = self._channel.connection
-        frame_max = connection._impl.params.frame_max
+        frame_max = self._impl.connection.params.frame_max
         fit = fitting(headers, lambda tried: encoded_size(copied(self._wire, tried)), frame_max)
         if fit is None:
             return None
         properties = copied(self._wire, fit)
-        return copies(connection).publish(copy.exchange, copy.routing_key, self._body, properties)
-
-    def _ring(self, over: Callable[[], None]) -> None:
-        # Whoever rings may do so in another thread, and in the context of another message.
-        with passthrough():
-            self._channel.connection.add_callback_threadsafe(over)
+        return copies(self._channel).publish(copy.exchange, copy.routing_key, self._body, properties)
 
     def _waited(self, hold: Answer) -> None:
         if self._held is not hold:
             return
         timer, self._held, self._timer = self._timer, None, None
         if timer is not None and self._channel.is_open:
-            self._channel.connection.remove_timeout(timer)
+            remove_timeout(self._channel, timer)
         hold(self._unless_gone(Waited()))
 
     def _send(self, operation: Operation, call: Call) -> None:
         # On a closed channel there is nothing to say: the broker has taken the delivery back.
         if self._channel.is_open:
             with contextlib.suppress(AMQPError), self._journal.current(), passthrough():
-                send(operation, self._channel._impl, self._message, call)
+                send(operation, self._impl, self._message, call)
 
     def _unless_gone(self, report: Report) -> Report:
         return report if self._channel.is_open else Gone()
-
-
-class Pull(Guard):
-    """A delivery that the program fetched itself: it waits here, where the program waits for it."""
-
-    _counted = True
-    _seconds = 0.0
-
-    def wait(self, wait: Wait, answer: Answer) -> None:
-        """Leave the waiting to `complete`: this may be called from within the connection's I/O."""
-        self._held = answer
-        # Nobody can ring for it in there.
-        self._seconds = wait.seconds if wait.bell is None else min(wait.seconds, _LOOK)
-
-    def complete(self) -> Outcome:
-        """Pump the connection until the delivery has ended, and return how.
-
-        Raises:
-            AMQPError: the connection failed; the broker takes the delivery back.
-        """
-        self.drive()
-        connection = self._channel.connection
-        try:
-            while self.outcome is None:
-                if self._held is None:
-                    connection._flush_output(lambda: self.outcome is not None or self._held is not None)
-                else:
-                    connection.sleep(self._seconds)
-                    self._waited(self._held)
-        except BaseException:
-            self._interrupted()
-            raise
-        connection._flush_output()
-        return self.outcome
-
-    def _interrupted(self) -> None:
-        """Give the delivery back if it was held: nobody waits for it any more."""
-        held, self._held = self._held, None
-        if held is not None:
-            held(Cancelled(self.settled))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pika.adapters.blocking_connection import BlockingChannel, BlockingConnection
 from pika.channel import Channel
 
-from otel_waybill.clients.pika import callbacks, confirm, deliver, publish, pull, settle, threads
+from otel_waybill.clients.pika import callbacks, closing, confirm, deliver, publish, pull, settle, threads
 from otel_waybill.guard import harmless
 from otel_waybill.patching import PatchSet
 
@@ -56,5 +56,7 @@ patches = (
     .add(Channel, "basic_nack", settle.basic_nack)
     .add(Channel, "basic_reject", settle.basic_reject)
     .add(Channel, "open", open_channel)
+    .add(BlockingChannel, "close", closing.close_channel)
+    .add(BlockingConnection, "close", closing.close_connection)
     .add(BlockingConnection, "add_callback_threadsafe", threads.add_callback_threadsafe)
 )

@@ -25,7 +25,7 @@ Method = Basic.Deliver | Basic.GetOk
 class Pushed(NamedTuple):
     """One delivery with all that pika gives to a callback."""
 
-    channel: BlockingChannel
+    channel: AnyChannel
     method: Method
     properties: BasicProperties
     body: bytes
@@ -49,14 +49,16 @@ def endpoint(channel: Channel) -> Endpoint | None:
     return known
 
 
-def ambient() -> Context:
-    """Return the context that a delivery may extend where an event loop calls back.
+def ambient(surface: AnyChannel) -> Context:
+    """Return the context that a delivery on *surface* may extend.
 
     asyncio calls the readers of a socket in the context in which the connection was made, whose span has
     nothing to do with the message and may have ended long ago. Other loops call in the context in which the
     program runs them.
     """
     context = otel.get_current()
+    if isinstance(surface, BlockingChannel):
+        return context
     try:
         stale = asyncio.current_task() is None
     except RuntimeError:  # no such loop here

@@ -4,6 +4,7 @@ All adapters settle on `pika.channel.Channel`, so that is where the patches are.
 instrumented gets a channel that does the same.
 """
 
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from pika.channel import Channel
 from otel_waybill import names
 from otel_waybill.clients.pika import live
 from otel_waybill.clients.pika.read import AnyChannel, endpoint, underlying
-from otel_waybill.clients.shared.ledger import Ledgers
+from otel_waybill.clients.shared.ledger import Ledgers, Owned
 from otel_waybill.core.verdicts import Settled
 from otel_waybill.guard import harmless
 from otel_waybill.patching import Proxy, argument, passthrough
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 Call = Callable[[], object]
 
 ledgers: "Ledgers[Guard]" = Ledgers()
+
+_log = logging.getLogger("otel_waybill")
+_told: Owned[bool] = Owned("told_late", bool)
 
 _tracing = harmless("tracing a settlement")
 
@@ -67,6 +71,8 @@ def settle(  # noqa: PLR0913 - a settlement, each part of it by its name
     ledger = ledgers.of(channel)
     message = ledger.about(tag)
     plan = ledger.settle(tag, multiple=multiple, refusing=operation is not ACK)
+    if plan.late:
+        _tell(operation, channel, tag)
     batch = len(plan.tags) if multiple else 0
     if plan.whole:
         send(operation, channel, message, call, batch)
@@ -83,6 +89,19 @@ def settle(  # noqa: PLR0913 - a settlement, each part of it by its name
             send(operation, channel, message, one_by_one, batch)
     for entry in plan.entries:
         entry.note(Settled.ACK if operation is ACK else Settled.REFUSED)
+
+
+def _tell(operation: Operation, channel: Channel, tag: int) -> None:
+    """Say, once for each channel, that the program settles what is settled."""
+    if not _told.seen(channel):
+        _told.put(channel, True)  # noqa: FBT003 - the value, not a flag of the call
+        _log.warning(
+            "ignoring this %s of delivery %d on %r, which is settled already under its policy; the broker "
+            "would close the channel for it (said once for each channel)",
+            operation.name,
+            tag,
+            channel,
+        )
 
 
 # The arguments of wrapt's wrappers: the bound original, its instance, and what it was called with.
@@ -109,6 +128,11 @@ def basic_reject(wrapped: Callable[..., None], channel: Channel, args: _Args, kw
     """Stand in for `Channel.basic_reject`."""
     tag = argument(args, kwargs, 0, "delivery_tag", 0)
     settle(REJECT, channel, tag, lambda: wrapped(*args, **kwargs))
+
+
+def for_handler(surface: AnyChannel) -> "AnyChannel | GuardedChannel":
+    """Return the channel for a handler under a policy: one whose settlements are noticed."""
+    return surface if live.patched else GuardedChannel(surface)
 
 
 class GuardedChannel(Proxy):

@@ -5,6 +5,7 @@ name. The ledger tells what it may settle: what its handlers have been given, an
 holds, runs again or is copying, because an ack for that loses a message or closes the channel.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
@@ -35,11 +36,14 @@ class Plan(NamedTuple, Generic[E]):
         whole: whether its own frame may go to the broker as it is.
         tags: if not, the tags to settle one by one instead.
         entries: the deliveries under a policy that it speaks of.
+        late: whether its own tag was settled before, by a policy or under one: a frame with that tag would
+            close the channel (AMQP 0-9-1, basic.ack).
     """
 
     whole: bool
     tags: list[int]
     entries: list[E]
+    late: bool = False
 
 
 class Ledger(Generic[E]):
@@ -48,9 +52,13 @@ class Ledger(Generic[E]):
     MOST = 65_536
     """More than any limited prefetch allows; a program that never settles costs no more than that."""
 
+    MOST_CLOSED = 10_000
+    """Deliveries that a policy is done with, and of which a slow thread of the program may speak still."""
+
     def __init__(self) -> None:
         self.entries: dict[int, E] = {}
         self._about: dict[int, Message] = {}
+        self._closed: OrderedDict[int, None] = OrderedDict()
 
     def note(self, message: Message) -> None:
         """Remember what was delivered, without its body."""
@@ -70,9 +78,12 @@ class Ledger(Generic[E]):
         return Message(delivery_tag=tag) if known is None else known
 
     def close(self, tag: int) -> None:
-        """Forget the delivery with *tag*: its policy has settled it, or nobody can."""
+        """Forget the delivery with *tag*, but that it was: its policy has settled it, or nobody can."""
         self.entries.pop(tag, None)
         self._about.pop(tag, None)
+        self._closed[tag] = None
+        if len(self._closed) > self.MOST_CLOSED:
+            self._closed.popitem(last=False)
 
     def settle(self, tag: int, *, multiple: bool, refusing: bool) -> Plan[E]:
         """Decide what a settlement of *tag* by the program may say, and forget what it settles.
@@ -83,24 +94,25 @@ class Ledger(Generic[E]):
             refusing: whether it is a nack or a reject, which for a delivery under a policy is a failure
                 for the policy to deal with.
         """
-        if not multiple and tag not in self.entries:
+        late = tag in self._closed
+        if not multiple and not late and tag not in self.entries:
             self._about.pop(tag, None)
             return Plan(whole=True, tags=[tag], entries=[])
         if not multiple:
-            covered = [tag]
+            covered = [] if late else [tag]
         else:
             covered = sorted(each for each in self._about if tag in {0, each} or each < tag)
         entries = {each: self.entries[each] for each in covered if each in self.entries}
         open_ = [entry for entry in entries.values() if entry.entrusted and entry.settled is None]
         if refusing:
             tags = [each for each in covered if each not in entries]
-            whole = not entries
+            whole = not entries and not late
         else:
             tags = [each for each in covered if each not in entries or entries[each] in open_]
-            whole = len(open_) == len(entries)
+            whole = len(open_) == len(entries) and not late
         for each in tags:
             self._about.pop(each, None)
-        return Plan(whole, tags, open_)
+        return Plan(whole, tags, open_, late)
 
 
 class Owned(Generic[T]):

@@ -24,7 +24,7 @@ class Consumer:
     acknowledges: bool = True
     exclusive: bool = False
     pulled: bool = False
-    asynchronous: bool = False
+    indirect: bool = False
     arguments: Mapping[str, object] | None = None
 
     def objection(self, spec: PolicySpec) -> str | None:
@@ -33,7 +33,7 @@ class Consumer:
         objections = {
             "the queue has no name here; name it, so that copies find their way back": not self.queue,
             "its messages are taken by iteration; handle each of them with policy.run(...)": self.pulled,
-            "pika's asynchronous channels cannot run one yet; use a BlockingConnection": self.asynchronous,
+            "its adapter hands messages over by itself, as Twisted's does; use another one": self.indirect,
             "it consumes without acknowledgements, so nothing could be retried": not self.acknowledges,
             "it is a stream, which is read rather than consumed": stream,
         }
