@@ -137,6 +137,27 @@ class Broker:
                     method, _, _ = self._channel.basic_get(queue)
                 self._channel.basic_reject(method.delivery_tag, requeue=True)
 
+    def wait(self, queue: str) -> Taken:
+        """Take one message out of *queue*, which is on its way there."""
+        limit = time.monotonic() + PATIENCE
+        while time.monotonic() < limit:
+            with suppress_instrumentation():
+                method, properties, body = self._channel.basic_get(queue, auto_ack=True)
+            if method is not None and properties is not None and body is not None:
+                return Taken(body, method.exchange, method.routing_key, neutral(properties))
+            time.sleep(0.02)
+        msg = f"no message came to {queue}"
+        raise AssertionError(msg)
+
+    def kill(self, queue: str) -> None:
+        """Take the one message of *queue* and lose the connection, as a consumer that dies with it."""
+        connection, channel = self._connected()
+        method = None
+        with suppress_instrumentation():
+            while method is None:
+                method, _, _ = channel.basic_get(queue)
+        connection.close()
+
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()

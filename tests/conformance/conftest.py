@@ -93,6 +93,18 @@ def queue(queues: Callable[[], str]) -> str:
     return queues()
 
 
+@pytest.fixture
+def classic(client: Client, broker: Broker, unique: Callable[[str], str]) -> Iterator[str]:
+    """One classic queue, in which nothing may be left, nor parked."""
+    name = unique("conformance-classic")
+    broker.declare(name, **{"x-queue-type": "classic"})
+    yield name
+    client.close()
+    left = broker.left(name, name + PARKED)
+    broker.delete(name)
+    assert [0, 0] == left
+
+
 @pytest.fixture(params=[WRAP, BY_NAME], ids=lambda manner: manner.name)
 def way(request: pytest.FixtureRequest, client: Client, telemetry: Telemetry) -> Way:
     """The ways of a program that is instrumented and consumes."""

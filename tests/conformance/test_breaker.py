@@ -261,6 +261,34 @@ def test_answers_and_ignored_errors_do_not_pause_the_consumer(
     assert 4 == len(broker.take(queue + PARKED))
 
 
+def test_dependency_that_stays_down_puts_deliveries_off(
+    client: Client, telemetry: Telemetry, queue: str, way: Way, broker: Broker
+) -> None:
+    """What was held for too long goes over the ladder and comes back, and its attempt stays what it is."""
+    gateway = CircuitBreaker(f"gateway-{next(_numbers)}", minimum_calls=1, open_for=60)
+    _open(gateway)
+    calls = []
+
+    async def charge(_: Received) -> None:
+        calls.append(1)
+
+    policy = Policy(settle="return", breaker=gateway, retry=AGAIN, hold_max=0.2)
+    way.consume(queue, charge, policy)
+    publish(client, queue, b"order")
+
+    def deferred() -> int:
+        return [facts(span)["waybill.outcome"] for span in telemetry.processes()].count("deferred")
+
+    until(client, lambda: deferred() == 2)
+    client.close()
+
+    assert [] == calls
+    taken = broker.wait(queue)
+    assert (b"order", "1") == (taken.body, taken.headers["waybill-attempt"])
+    assert {1} == {facts(span)["waybill.attempt"] for span in telemetry.processes()}
+    assert {250} == {facts(span)["waybill.delay_ms"] for span in telemetry.publishes()[1:]}
+
+
 def test_refused_call_in_a_handler_is_retried_when_it_is_worth_it(
     client: Client, queue: str, way: Way
 ) -> None:

@@ -23,6 +23,7 @@ from otel_waybill import (
     BreakerState,
     CircuitBreaker,
     CircuitOpen,
+    ConcurrencyLimit,
     DeadlineExceeded,
     Hooks,
     InvalidPolicy,
@@ -31,9 +32,12 @@ from otel_waybill import (
     Outcome,
     PikaInstrumentor,
     Policy,
+    RateLimit,
     Reason,
     Result,
     Retry,
+    RetryAfter,
+    RetryBudget,
     Settings,
     ThreadBusy,
     TopologyMismatch,
@@ -86,6 +90,38 @@ Policy(breaker="payments")  # type: ignore[arg-type]
 Retry(3)  # type: ignore[call-arg]
 Retry(tries=3)  # type: ignore[call-arg]
 Backoff(jitter="some")  # type: ignore[arg-type]
+Policy(
+    retry=Retry(
+        on=(ConnectionError, TimeoutError),
+        park=lambda error: "404" in str(error),
+        ignore=KeyError,
+        elapsed=3600.0,
+        budget=RetryBudget(ratio=0.1, per_second=5),
+        max_deferrals=10,
+        in_order=True,
+        classic_guard=False,
+    ),
+    rate=RateLimit(100, per=60.0, burst=10, by="header:tenant"),
+    concurrency=ConcurrencyLimit(8, by="routing_key"),
+    fallback=lambda _channel, _method, _properties, _body: None,
+    on_expired="fallback",
+    single_active=True,
+)
+Policy(concurrency=8)
+assert_type(RetryAfter(3).retry_after, float)
+assert_type(CircuitOpen("stock", 3.0, defer=True).defer, bool)
+
+Policy(on_expired="drop")  # type: ignore[arg-type]
+Policy(rate=100)  # type: ignore[arg-type]
+Policy(concurrency=2.5)  # type: ignore[arg-type]
+Policy(fallback="later")  # type: ignore[arg-type]
+Retry(on=[ValueError])  # type: ignore[arg-type]
+Retry(park="ValueError")  # type: ignore[arg-type]
+Retry(budget=0.2)  # type: ignore[arg-type]
+RetryBudget(0.2)  # type: ignore[call-arg]
+RateLimit()  # type: ignore[call-arg]
+RateLimit(100, 60.0)  # type: ignore[call-arg]
+ConcurrencyLimit("8")  # type: ignore[arg-type]
 CircuitBreaker()  # type: ignore[call-arg]
 CircuitBreaker("stock", window_calls=100, slow_after=2.0, slow_rate=0.3, probe_timeout=30.0, defer=True)
 CircuitBreaker("stock", failures=(OSError, TimeoutError), ignored=lambda error: "404" in str(error))

@@ -3,7 +3,9 @@
 import re
 import runpy
 from dataclasses import fields
+from inspect import Parameter, signature
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from opentelemetry.metrics import NoOpMeter
@@ -11,16 +13,21 @@ from opentelemetry.metrics import NoOpMeter
 from crash.bounds import BOUNDS
 from otel_waybill import names
 from otel_waybill.core import belief, copies, headers, topology, waybill
+from otel_waybill.core.backoff import Backoff
 from otel_waybill.core.breaker import DEFAULT_WINDOW, Trigger
 from otel_waybill.core.delivery import Reason
 from otel_waybill.core.events import CallOutcome
-from otel_waybill.core.spec import BreakerSpec, PolicySpec
+from otel_waybill.core.limits import ConcurrencyLimit, RateLimit
+from otel_waybill.core.retry import Retry, RetryBudget
+from otel_waybill.core.spec import BreakerSpec, OnExpired, PolicySpec
 from otel_waybill.core.topology import RUNGS
+from otel_waybill.policy import Policy
 from otel_waybill.telemetry.meters import Meters
 
 DOCS = Path(__file__).parents[2] / "docs"
 WIRE_FORMAT = (DOCS / "wire-format.md").read_text()
 BREAKERS = (DOCS / "breakers.md").read_text()
+POLICIES = (DOCS / "policies.md").read_text()
 TELEMETRY = (DOCS / "telemetry.md").read_text()
 
 
@@ -146,6 +153,35 @@ def test_the_settings_of_a_breaker_are_listed_with_their_defaults() -> None:
     rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \|", _section("Settings"), re.MULTILINE)
     assert list(defaults.items()) == rows
     assert f"; {DEFAULT_WINDOW:g} unless `window_calls` is given" in BREAKERS
+
+
+@pytest.mark.parametrize("settings", [Policy, Retry, Backoff, RetryBudget, RateLimit, ConcurrencyLimit])
+def test_the_settings_of_a_policy_are_listed_with_their_defaults(settings: type) -> None:
+    """What the page says is what a policy does when nothing is said, each setting in its order."""
+    section = re.search(rf"^### {settings.__name__}\n(.*?)(?=^##|\Z)", POLICIES, re.DOTALL | re.MULTILINE)
+    assert section is not None
+    listed = re.findall(r"^\| `(\w+)` \| ([^|]+) \|", section[1], re.MULTILINE)
+    assert [(name, _default(each)) for name, each in signature(settings).parameters.items()] == listed
+
+
+def test_what_becomes_of_expired_messages_is_listed() -> None:
+    """Each choice is explained."""
+    assert set() == {choice for choice in get_args(OnExpired) if f'| `"{choice}"` |' not in POLICIES}
+
+
+def test_reasons_for_parking_are_named_where_their_rules_are() -> None:
+    """Whoever finds a parked message finds the rule that parked it."""
+    assert set() == {f"`{reason}`" for reason in Reason if f"`{reason}`" not in POLICIES}
+
+
+def _default(parameter: Parameter) -> str:
+    if parameter.default is Parameter.empty:
+        return "required"
+    if parameter.name == "backoff":  # made anew for each policy
+        assert Retry().backoff == Backoff()
+        return "`Backoff()`"
+    default = parameter.default
+    return f"`{default.__name__ if isinstance(default, type) else repr(default)}`"
 
 
 def test_the_guarantees_state_the_bounds_that_the_crash_matrix_keeps() -> None:

@@ -41,8 +41,8 @@ def reached(moment: float | None, now: float) -> bool:
 
 
 def _expiry(delivery: Delivery, waybill: Waybill, received: Instant) -> float | None:
-    # The broker counts from the publish, which nobody here has seen: this counts from the arrival of the
-    # original, and once that has passed from its first failure.
+    # The broker counts from the publish, which nobody here has seen: this counts from the arrival, and once
+    # that has passed from the first failure.
     hop = waybill.hop
     milliseconds = number(delivery.expiration if hop is None else hop.expiration)
     if milliseconds is None:

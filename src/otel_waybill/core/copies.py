@@ -76,10 +76,13 @@ def parking_headers(
     return for_copy(delivery.headers) | _bounded(_carried(delivery, waybill, hop, now) | known)
 
 
-def remembered(delivery: Delivery, waybill: Waybill, now: float) -> Hop:
-    """Return what is remembered of the original of *delivery*; it first failed, or was put off, by *now*."""
+def remembered(delivery: Delivery, waybill: Waybill, failed_at: float | None) -> Hop:
+    """Return what is remembered of the original of *delivery*; *failed_at* is Unix time, None: put off."""
     hop = waybill.hop or _first_hop(delivery)
-    return replace(hop, first_failed_at=hop.first_failed_at or round(now * 1000), not_before=None)
+    first = hop.first_failed_at
+    if first is None and failed_at is not None:
+        first = round(failed_at * 1000)
+    return replace(hop, first_failed_at=first, not_before=None)
 
 
 def _carried(delivery: Delivery, waybill: Waybill, hop: Hop, now: float) -> dict[str, str]:
@@ -92,7 +95,7 @@ def _carried(delivery: Delivery, waybill: Waybill, hop: Hop, now: float) -> dict
         names.HEADER_ORIGIN_ROUTING_KEY: hop.routing_key,
         names.HEADER_ORIGIN_USER_ID: hop.user_id,
         names.HEADER_ORIGIN_EXPIRATION: hop.expiration,
-        names.HEADER_FIRST_FAILED_AT: str(hop.first_failed_at),
+        names.HEADER_FIRST_FAILED_AT: None if hop.first_failed_at is None else str(hop.first_failed_at),
         names.HEADER_NOT_BEFORE: None if hop.not_before is None else str(hop.not_before),
         names.HEADER_DEFERRALS: str(hop.deferrals) if hop.deferrals else None,
     }

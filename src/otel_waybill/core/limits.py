@@ -35,11 +35,11 @@ class RateLimit:
     by: str | None = None
 
     def __post_init__(self) -> None:
-        require(rule="runs >= 1", holds=self.runs >= 1, seen=self.runs)
+        require(rule="1 <= runs < inf", holds=1 <= self.runs < math.inf, seen=self.runs)
         require(rule="0 < per < inf (seconds)", holds=0 < self.per < math.inf, seen=self.per)
         require(
-            rule="burst >= 1, or None for all of the runs",
-            holds=self.burst is None or self.burst >= 1,
+            rule="1 <= burst < inf, or None for all of the runs",
+            holds=self.burst is None or 1 <= self.burst < math.inf,
             seen=self.burst,
         )
         check_key(self.by)
@@ -83,5 +83,6 @@ def key_of(by: str | None, delivery: Delivery, waybill: Waybill) -> str | None:
     if by == BY_ROUTING_KEY:
         return delivery.routing_key if waybill.hop is None else waybill.hop.routing_key
     value = delivery.headers.get(by.removeprefix(BY_HEADER))
-    counted = number(value)
-    return text(value) if counted is None else str(counted)
+    words = text(value)
+    counted = number(value) if words is None else None
+    return words if counted is None else str(counted)

@@ -19,12 +19,11 @@ from otel_waybill.core.rulings import Again, Budget, Case, Cost, Ignored, Parked
 from otel_waybill.core.spec import PolicySpec
 from otel_waybill.core.topology import rungs
 from otel_waybill.core.verdicts import Ack, GiveBack, Leave, Republish, Run, Settled, Step, Wait
-from otel_waybill.core.waybill import Waybill
+from otel_waybill.core.waybill import LARGEST_COUNT, Waybill
 
-# Seconds: between tries to publish a copy, and away from a consumer that has held a message for too long.
+# Seconds between tries to publish a copy.
 _FIRST_PAUSE: Final = 0.5
 _LONGEST_PAUSE: Final = 30.0
-_DEFERRAL: Final = 30.0
 
 
 class Execution:
@@ -117,10 +116,12 @@ class Execution:
                 case "park":
                     return self._to_parking(late, now)
                 case "fallback":
+                    if not self._spec.in_order:
+                        self._turn.leave()  # it waits for nothing any more, and nobody for it
                     return self._park(late, now)
                 case "ack":
                     return self._end(Ack, Result.DROPPED)
-                case "run":
+                case _:  # "run"
                     self._waybill = self._waybill.detached()
                     self._bounds = self._bounds._replace(due=None)
         refusal, changed = self._turn.ask(now.monotonic, u)
@@ -134,11 +135,11 @@ class Execution:
         events = self._presence.held(refusal)
         # Wake up when the deadline passes, so that what cannot run is parked in time.
         wait = self._bounds.shortened(refusal.seconds, now.monotonic)
-        if refusal.limit != CONCURRENCY:
+        if refusal.limit != CONCURRENCY and not self._spec.in_order:
             # Who waits for a place is next in a line that moves; these may last for ever.
             left = self._held_since + self._spec.hold_max - now.monotonic
             if left <= 0.0:
-                return _after(events, self._let_go(now))
+                return _after(events, self._ruled(self._case().let_go(now), now))
             wait = min(wait, left)
         return Step(Wait(seconds=wait, bell=self._turn.bell), events)
 
@@ -147,12 +148,8 @@ class Execution:
         outcome = self._outcome(Result.GIVEN_BACK, None)
         return Step(GiveBack(outcome=outcome, standby=seconds), given_back.events)
 
-    def _let_go(self, now: Instant) -> Step:
-        if not self._declared:
-            return self._end(GiveBack, Result.GIVEN_BACK)
-        return self._ruled(self._case().put_off(_DEFERRAL, Cost.NOTHING, now), now)
-
     def _run(self, now: Instant) -> Step:
+        self._held_since = None
         run = Run(
             attempt=self._waybill.attempt,
             due=self._bounds.due,
@@ -203,9 +200,8 @@ class Execution:
         return Step(Wait(seconds=ruling.seconds))
 
     def _park(self, parked: Parked, now: Instant) -> Step:
-        """Let the substitute handle it, if there is one that it has not tried or that it could kill."""
-        tried = not self._spec.fallback or self._instead is not None
-        if tried or parked.reason is Reason.CRASH_LOOP:
+        """Let the substitute handle it, if there is one, and one that it could not kill."""
+        if not self._spec.fallback or parked.reason is Reason.CRASH_LOOP:
             return self._to_parking(parked, now)
         self._instead = parked
         return Step(Run(attempt=self._waybill.attempt, fallback=True), self._presence.runs(None))
@@ -256,11 +252,12 @@ class Execution:
 
     def _next(self, ruling: Again, now: Instant) -> Waybill:
         """Return the waybill with which the message comes back."""
-        hop = copies.remembered(self._delivery, self._waybill, now.wall)
+        failed_at = None if ruling.cost is Cost.NOTHING else now.wall
+        hop = copies.remembered(self._delivery, self._waybill, failed_at)
         if ruling.rung is not None and ruling.wait > ruling.rung / 1000:
             hop = replace(hop, not_before=round((now.wall + ruling.wait) * 1000))
         if ruling.cost is Cost.DEFERRAL:
-            hop = replace(hop, deferrals=hop.deferrals + 1)
+            hop = replace(hop, deferrals=min(hop.deferrals + 1, LARGEST_COUNT))
         waybill = replace(self._identified(), hop=hop)
         return waybill.retried() if ruling.cost is Cost.ATTEMPT else waybill
 

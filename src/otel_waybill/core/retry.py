@@ -55,7 +55,8 @@ class Retry:
         on: exceptions that are worth another run; any other one is permanent.
         park: exceptions that are permanent although *on* means them: parked at once.
         ignore: exceptions that are no failure: the message counts as handled. Comes before both.
-        elapsed: seconds after the first failure beyond which no run starts, above 0; None is no limit.
+        elapsed: seconds after the first failure beyond which no further run is planned, above 0; None is no
+            limit.
         budget: None allows every retry.
         max_deferrals: how often a message may be put off without costing it an attempt, by an empty budget
             or a breaker with ``defer``, 0 or more; after that it costs one.

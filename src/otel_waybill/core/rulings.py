@@ -29,6 +29,8 @@ from otel_waybill.errors import CircuitOpen
 # Seconds below which nobody else would get to work, and redeliveries that are not spent on waiting.
 _STANDBY: Final = 1.0
 _LAST_REDELIVERIES: Final = 3
+# Milliseconds, at most, for which a message goes away that was held for too long.
+_DEFERRAL: Final = 30_000
 
 Budget = Callable[[float], bool]
 """Whether one more retry is allowed at a monotonic time; it is spent by asking."""
@@ -102,9 +104,9 @@ class Case:
             # Not one more: with its default limit of 20, RabbitMQ 4 drops the message after this delivery.
             return Parked(Reason.CRASH_LOOP, None)
         if retry is not None and retry.classic_guard and _is_from_a_classic_queue_again(delivery):
-            if self.waybill.attempt >= retry.attempts:
-                return Parked(Reason.CRASH_LOOP, None)
-            return self.put_off(SHORTEST, Cost.ATTEMPT, now)
+            again = self.put_off(SHORTEST, Cost.ATTEMPT, now)
+            last = self.waybill.attempt >= retry.attempts or isinstance(again, Parked)
+            return Parked(Reason.CRASH_LOOP, None) if last else again
         left = 0.0 if hop is None or hop.not_before is None else hop.not_before / 1000 - now.wall
         return self.put_off(left, Cost.NOTHING, now) if left > 0.0 else None
 
@@ -130,12 +132,22 @@ class Case:
     def put_off(
         self, wait: float, cost: Cost, now: Instant, error: BaseException | None = None
     ) -> Parked | Again:
-        """Rule on a message that is to come back in *wait* seconds, at the *cost* of that."""
+        """Rule on a message that is to come back in *wait* seconds, at the *cost* of that.
+
+        What costs nothing has not run, so its deadline is judged when it comes back.
+        """
         milliseconds = rung(wait, self.declared)
         if milliseconds is None:
             # Longer than a blink only where the order is kept, or where an error asks for it.
             wait = min(wait, self.spec.hold_max)
-        return self._unless_late(Again(wait, milliseconds, cost, error), now)
+        again = Again(wait, milliseconds, cost, error)
+        return again if cost is Cost.NOTHING else self._unless_late(again, now)
+
+    def let_go(self, now: Instant) -> Parked | Again:
+        """Rule on a message that was held for too long: away for a while, and then it waits here again."""
+        # No longer than one rung, since every further one is a trip through the broker.
+        away = min([_DEFERRAL, *self.declared[-1:]]) / 1000
+        return self.put_off(away, Cost.NOTHING, now)
 
     def _under(self, retry: Retry, error: BaseException | None, now: Instant, u: float) -> Ruling:
         if error is not None and matches(retry.ignore, error):
@@ -194,7 +206,9 @@ def _is_from_a_classic_queue_again(delivery: Delivery) -> bool:
 def _asked(error: BaseException | None) -> float | None:
     """Return the seconds after which *error* itself asks to try again, if it does."""
     asked = getattr(error, "retry_after", None)
-    asked = getattr(asked, "total_seconds", lambda: asked)()
+    total_seconds = getattr(asked, "total_seconds", None)
+    if callable(total_seconds):  # a timedelta
+        asked = total_seconds()
     if isinstance(asked, bool) or not isinstance(asked, int | float) or not 0 <= asked < math.inf:
         return None
-    return min(float(asked), LONGEST_DELAY)
+    return float(min(asked, LONGEST_DELAY))

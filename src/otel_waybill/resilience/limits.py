@@ -25,7 +25,9 @@ class SharedLine:
 
     def __init__(self, line: Slots | Pace) -> None:
         self._line = line
-        self._lock = threading.Lock()
+        # Re-entrant, because the collector may finish an abandoned delivery at any line, also at one under
+        # this lock, and that delivery then leaves.
+        self._lock = threading.RLock()
 
     @property
     def idle(self) -> bool:
@@ -43,20 +45,24 @@ class SharedLine:
 
     def leave(self, bell: Bell) -> None:
         """Give back the place of *bell*, or its place in line."""
+        self._call(self._after(bell))
+
+    def _after(self, bell: Bell) -> Bell | None:
+        """Let *bell* leave, and return who is to be called for that."""
         with self._lock:
             before = self._line.next()
             self._line.leave(bell)
             called = self._line.next()
-        self._call(None if called is before else called)
+        return None if called is before else called
 
     def _call(self, bell: Bell | None) -> None:
-        if bell is None:
-            return
-        try:
-            bell.ring()
-        except RuntimeError:
-            # Its event loop or connection is closed, and nobody there will ever leave the line.
-            self.leave(bell)
+        while bell is not None:
+            try:
+                bell.ring()
+            except Exception:  # noqa: BLE001 - each client has its own for a loop or connection that is closed
+                bell = self._after(bell)  # nobody there will ever leave the line
+            else:
+                return
 
 
 class SharedBudget:
@@ -142,6 +148,7 @@ class _Table(Generic[S]):
                 if self._known[oldest].idle:
                     del self._known[oldest]
                 else:
+                    self._known.move_to_end(oldest)
                     key = None, None
             if key not in self._known:
                 self._known[key] = make()

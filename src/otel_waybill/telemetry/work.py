@@ -57,19 +57,21 @@ class Work:
         return Current(self.span, self.context if context is None else context)
 
     def fail(self, error: BaseException) -> None:
-        """Mark the operation as failed by *error*; its first error is its error."""
-        if self._error is not None:
+        """Mark the operation as failed by *error*; its first error is its error, others stand beside it."""
+        if error is self._error:
             return
-        self._error = error
+        first = self._error is None
+        if first:
+            self._error = error
         with _failing:
-            if self.span.is_recording():
+            if first and self.span.is_recording():
                 self.span.set_attribute(names.ERROR_TYPE, error_type(error))
                 self.span.set_status(Status(StatusCode.ERROR, _described(error)))
             self._record_exception(error)
 
     def finish(self, error: BaseException | None = None) -> None:
         """End it, failed if there is an *error*; a fault in here is ours and harms nobody."""
-        if error is not None:
+        if error is not None and self._error is None:
             self.fail(error)
         with _ending:
             seconds = time.perf_counter() - self._started

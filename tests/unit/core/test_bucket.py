@@ -92,3 +92,15 @@ def test_refuses_to_give_less_than_nothing() -> None:
     """Giving is not another way of taking."""
     with pytest.raises(InvalidPolicy, match="tokens >= 0"):
         TokenBucket(rate=1.0, burst=3.0).give(-1.0)
+
+
+def test_full_again() -> None:
+    """A bucket is full when all that was taken has flowed back, and not a moment before."""
+    bucket = TokenBucket(rate=2.0, burst=3.0)
+    assert bucket.full(0.0)
+    bucket.take(10.0, 3.0)
+    assert not bucket.full(11.4)
+    assert bucket.full(11.5)
+    bucket.take(20.0)
+    bucket.give(1.0)
+    assert bucket.full(20.0)

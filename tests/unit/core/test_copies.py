@@ -1,5 +1,6 @@
 """Copies: what goes with a message to the ladder and to parking."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,9 +9,9 @@ from hypothesis import strategies as st
 
 from otel_waybill import names
 from otel_waybill.core.belief import BELIEF
-from otel_waybill.core.copies import parking_headers, retry_headers
+from otel_waybill.core.copies import parking_headers, remembered, retry_headers
 from otel_waybill.core.delivery import Delivery, Outcome, Reason, Result
-from otel_waybill.core.headers import without_ours
+from otel_waybill.core.headers import for_copy
 from otel_waybill.core.spec import Describe
 from otel_waybill.core.waybill import Hop, Waybill, decode
 
@@ -86,6 +87,28 @@ def test_later_copies_remember_the_same() -> None:
     assert first | {"traceparent": "another", "waybill-attempt": "3", "waybill-retries": "1"} == second
 
 
+def test_put_off_copy_says_when_and_how_often() -> None:
+    """What costs no attempt travels too; what has not failed says nothing of a failure."""
+    waybill = Waybill(id="4711")
+    hop = replace(remembered(DELIVERY, waybill, None), not_before=1_764_000_100_000, deferrals=3)
+    headers = retry_headers(DELIVERY, replace(waybill, hop=hop), NOW)
+    assert ("1764000100000", "3") == (headers["waybill-not-before"], headers["waybill-deferrals"])
+    assert "waybill-first-failed-at" not in headers
+    again = DELIVERY._replace(exchange=names.RETURN_EXCHANGE, headers=headers)
+    assert hop == decode(again, {}, now=NOW, belief=BELIEF).waybill.hop
+
+
+def test_first_failure_is_remembered_from_then_on() -> None:
+    """Of a message that was put off, the first failure is the one that came later; it is then kept."""
+    put_off = Waybill(hop=Hop(not_before=5, deferrals=3))
+    failed = remembered(DELIVERY, put_off, NOW)
+    assert (1_764_000_000_789, None, 3) == (failed.first_failed_at, failed.not_before, failed.deferrals)
+    assert failed == remembered(DELIVERY, Waybill(hop=failed), NOW + 60)
+    assert failed == remembered(DELIVERY, Waybill(hop=failed), None)
+    epoch = Hop(first_failed_at=0)
+    assert epoch == remembered(DELIVERY, Waybill(hop=epoch), NOW)
+
+
 def test_parked_copy_says_why() -> None:
     """Whoever looks at a parked message sees what happened, when, how often and to whom."""
     headers = parked(ValueError("no such order"))
@@ -159,9 +182,9 @@ def test_our_headers_are_bounded_whatever_the_facts(
     hop = Hop(exchange=exchange, routing_key=routing_key, user_id=user, expiration=expiration)
     waybill = Waybill(id=name, attempt=5, hop=hop)
     delivery = Delivery(queue=name, exchange="", routing_key="", headers=headers, consumer=consumer)
-    kept = without_ours(headers)
+    kept = for_copy(headers)
     for made in (parked(ValueError(words), delivery, waybill), retry_headers(delivery, waybill, NOW)):
-        assert kept == without_ours(made)
+        assert kept == for_copy(made)
         size = sum(
             len(key) + len(value.encode(errors="backslashreplace"))
             for key, value in made.items()

@@ -1,33 +1,22 @@
 """The pipeline: what becomes of one delivery, whatever happens to it."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from otel_waybill import names
 from otel_waybill.core.backoff import Backoff
-from otel_waybill.core.breaker import Admission, Permit
-from otel_waybill.core.delivery import Delivery, Instant, Outcome, Reason, Result
+from otel_waybill.core.delivery import Instant, Outcome, Reason, Result
 from otel_waybill.core.events import (
-    BreakerChanged,
-    BreakerEvent,
     Confirmed,
     Ended,
-    Event,
-    Held,
-    Released,
-    RunEnded,
     RunStarted,
     Unconfirmed,
 )
-from otel_waybill.core.gate import Gate
-from otel_waybill.core.pipeline import Execution
 from otel_waybill.core.retry import Retry
 from otel_waybill.core.spec import PolicySpec, Settle
 from otel_waybill.core.topology import RUNGS, delay_name, rung
@@ -45,134 +34,31 @@ from otel_waybill.core.verdicts import (
     Run,
     Settled,
     Step,
-    Verdict,
     Wait,
     Waited,
 )
 from otel_waybill.core.waybill import LARGEST_COUNT, Hop, Waybill
 from otel_waybill.errors import CircuitOpen
-
-V = TypeVar("V", bound=Verdict)
-
-START = 1000.0
-WALL = 1_764_000_000.0
-STEADY = Backoff(first=1.0, ceiling=30.0, jitter="none")
-RETRY = Retry(attempts=3, backoff=STEADY)
-SPEC = PolicySpec(retry=RETRY, settle="return")
-DELIVERY = Delivery(
-    queue="orders", exchange="shop", routing_key="order.created", headers={}, message_id="4711"
+from unit.core.story import (
+    DELIVERY,
+    HELD,
+    OPENED,
+    RELEASED,
+    SPEC,
+    START,
+    STARTED,
+    STEADY,
+    STOPPED,
+    WALL,
+    Story,
+    Turnstile,
+    due_in,
+    failed,
+    parked,
+    the,
 )
-OPENED = BreakerChanged(breaker="payments", before="closed", after="open", trigger="tripped")
-STARTED = RunStarted(queue="orders", remaining=None)
-STOPPED = RunEnded(queue="orders")
-HELD = Held(queue="orders", breaker="payments")
-RELEASED = Released(queue="orders", breaker="payments")
+
 chances = st.floats(0, 1, exclude_max=True)
-
-
-class Turnstile:
-    """A gate that remembers how every permit it gave out was closed."""
-
-    name = "payments"
-
-    def __init__(self, refusals: Iterable[float] = (), changed: BreakerChanged | None = None) -> None:
-        self.refusals = list(refusals)
-        self.changed = changed
-        self.closed: dict[Permit, list[str]] = {}
-        self.errors: list[BaseException | None] = []
-
-    def acquire(self, now: float, u: float) -> Admission:
-        """Refuse as often as told, then let everybody in."""
-        del u
-        if self.refusals:
-            return Admission(permit=None, retry_after=self.refusals.pop(0), changed=self.changed)
-        permit = Permit(breaker=None, generation=1, since=now)
-        self.closed[permit] = []
-        return Admission(permit=permit, changed=self.changed)
-
-    def succeed(self, permit: Permit, now: float, u: float) -> tuple[BreakerEvent, ...]:
-        """Note a success."""
-        del now, u
-        return self._close(permit, "succeeded")
-
-    def fail(
-        self, permit: Permit, now: float, u: float, error: BaseException | None = None
-    ) -> tuple[BreakerEvent, ...]:
-        """Note a failure, and with which error."""
-        del now, u
-        self.errors.append(error)
-        return self._close(permit, "failed")
-
-    def release(self, permit: Permit) -> tuple[BreakerEvent, ...]:
-        """Note that a permit came back unused."""
-        return self._close(permit, "released")
-
-    def _close(self, permit: Permit, how: str) -> tuple[BreakerEvent, ...]:
-        self.closed[permit].append(how)
-        return () if self.changed is None else (self.changed,)
-
-    def closings(self) -> list[str]:
-        """How the permits were closed, in order; an open one is missing here."""
-        return [closing for each in self.closed.values() for closing in each]
-
-
-class Story:
-    """One delivery and the time that passes over it."""
-
-    def __init__(
-        self,
-        spec: PolicySpec = SPEC,
-        delivery: Delivery = DELIVERY,
-        waybill: Waybill | None = None,
-        breaker: Gate | None = None,
-    ) -> None:
-        self.now = START
-        self.execution = Execution(
-            spec,
-            delivery,
-            Waybill(id="4711") if waybill is None else waybill,
-            received=self.instant(),
-            identity=lambda: "made-up",
-            breaker=breaker,
-        )
-
-    def instant(self) -> Instant:
-        """This moment."""
-        return Instant(self.now, WALL + self.now - START)
-
-    def begin(self, after: float = 0.0, u: float = 0.0) -> Step:
-        """Start *after* so many seconds."""
-        self.now += after
-        return self.execution.start(self.instant(), u)
-
-    def tell(self, report: Report, after: float = 0.0, u: float = 0.0) -> Step:
-        """Report *after* so many seconds."""
-        self.now += after
-        return self.execution.resume(report, self.instant(), u)
-
-
-def the(kind: type[V], step: Step) -> V:
-    """Return the verdict of *step*, which has to be of that *kind*."""
-    assert isinstance(step.verdict, kind), step
-    return step.verdict
-
-
-def parked(step: Step) -> Reason | None:
-    """Why the delivery of *step* is parked; it has to be."""
-    copy = the(Republish, step)
-    assert (names.PARKING_EXCHANGE, Result.PARKED) == (copy.exchange, copy.outcome.result)
-    return copy.outcome.reason
-
-
-def failed(story: Story, after: float = 0.0, error: Exception | None = None, u: float = 0.0) -> Step:
-    """Start *story* and let its handler fail."""
-    the(Run, story.begin())
-    return story.tell(Raised(error or ValueError("no such order")), after, u)
-
-
-def due_in(seconds: float, *, attempt: int = 1, retry_limit: int | None = None) -> Waybill:
-    """A waybill whose deadline lies so many seconds after the arrival."""
-    return Waybill(deadline=WALL + seconds, id="4711", attempt=attempt, retry_limit=retry_limit)
 
 
 # A run and what follows from it.
@@ -686,9 +572,6 @@ def test_unknown_report_is_a_fault() -> None:
         story.tell(report)
 
 
-# Whatever happens, in whatever order.
-
-
 def test_policy_says_where_to_park_and_in_which_words() -> None:
     """Generated names share a key at a queue of the user's, and the text of an exception is the policy's."""
     nameless = DELIVERY._replace(queue="amq.gen-JzTY20BRgKO-HjmUJj0wLg")
@@ -699,222 +582,3 @@ def test_policy_says_where_to_park_and_in_which_words() -> None:
         copy = the(Republish, story.tell(Raised(ValueError("secret"), None)))
         assert (names.PARKING_EXCHANGE, key) == (copy.exchange, copy.routing_key)
         assert "no details" == copy.headers[names.HEADER_EXCEPTION_MESSAGE]
-
-
-class Life(RuleBasedStateMachine):
-    """One delivery under a random policy, to which anything happens that can happen."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.verdict: Verdict | None = None
-        self.copy: Republish | None = None
-        self.ended = 0  # terminal verdicts, but for OPEN
-        self.runs = 0  # runs that ended in a failure
-        self.proof = False  # the handler is done, or a copy is safe
-        self.copy_since = 0.0
-        self.told: list[Event] = []
-
-    @initialize(
-        attempts=st.none() | st.integers(1, 4),
-        first=st.sampled_from([0.05, 0.5, 8.0]),
-        settle=st.sampled_from([None, "return", "handler"]),
-        left=st.none() | st.floats(-3.0, 60.0),
-        limit=st.none() | st.integers(0, 3),
-        attempt=st.integers(1, 3),
-        count=st.none() | st.integers(0, 30),
-        guarded=st.booleans(),
-        u=chances,
-    )
-    def arrive(  # noqa: PLR0913 - the facts of one delivery
-        self,
-        *,
-        attempts: int | None,
-        first: float,
-        settle: Settle | None,
-        left: float | None,
-        limit: int | None,
-        attempt: int,
-        count: int | None,
-        guarded: bool,
-        u: float,
-    ) -> None:
-        """A delivery comes in."""
-        backoff = Backoff(first=first, ceiling=30.0)
-        self.spec = PolicySpec(
-            retry=None if attempts is None else Retry(attempts=attempts, backoff=backoff),
-            settle=settle,
-            hold_max=40.0,
-        )
-        self.gate = Turnstile()
-        self.first = attempt
-        headers = {} if count is None else {names.HEADER_DELIVERY_COUNT: count}
-        self.story = Story(
-            self.spec,
-            DELIVERY._replace(headers=headers),
-            Waybill(
-                attempt=attempt, retry_limit=limit, deadline=None if left is None else WALL + left, id="4711"
-            ),
-            self.gate if guarded else None,
-        )
-        self.take(self.story.begin(u=u))
-
-    def take(self, step: Step) -> None:
-        """Look at *step* as a driver does."""
-        before, self.verdict = self.verdict, step.verdict
-        self.told += step.events
-        match step.verdict:
-            case Run(attempt=attempt, due=due):
-                assert self.copy is None
-                assert self.first + self.runs == attempt
-                assert due is None or self.story.now < due
-            case Wait(seconds=seconds):
-                assert 0 < seconds <= max(self.spec.hold_max, 100.0)
-            case Republish() as copy:
-                assert self.copy is None or copy is self.copy
-                if self.copy is None:
-                    self.copy, self.copy_since = copy, self.story.now
-            case Ack(outcome=outcome):
-                assert self.proof
-                assert outcome.result in {Result.HANDLED, Result.RETRIED, Result.PARKED}
-                self.ended += 1
-            case GiveBack():
-                # It may be given back while it is in doubt, never after it was handled.
-                assert not self.proof
-                self.ended += 1
-            case Leave(outcome=outcome):
-                if outcome.result is not Result.OPEN:
-                    self.ended += 1
-                else:
-                    assert isinstance(before, Run)
-
-    def tell(self, report: Report, u: float) -> None:
-        """Report something."""
-        self.take(self.story.tell(report, u=u))
-
-    def under_way(self, kind: type[Verdict]) -> bool:
-        """Whether the last verdict was of that *kind*."""
-        return isinstance(self.verdict, kind)
-
-    def open(self) -> bool:
-        """Whether the program still has to settle."""
-        return isinstance(self.verdict, Leave) and self.verdict.outcome.result is Result.OPEN
-
-    @rule(seconds=st.floats(0.0, 20.0))
-    def time_passes(self, seconds: float) -> None:
-        """Nothing else happens."""
-        self.story.now += seconds
-
-    @precondition(lambda self: self.under_way(Run) or self.open())
-    @rule(u=chances)
-    def program_acks(self, u: float) -> None:
-        """The program acknowledges, in its handler or later."""
-        self.tell(Returned(Settled.ACK), u)
-        assert self.under_way(Leave)
-
-    @precondition(lambda self: self.under_way(Run) or self.open())
-    @rule(u=chances)
-    def program_refuses(self, u: float) -> None:
-        """The program nacks, in its handler or later."""
-        self.runs += 1
-        self.tell(Returned(Settled.REFUSED), u)
-
-    @precondition(lambda self: self.under_way(Run))
-    @rule(u=chances)
-    def handler_returns(self, u: float) -> None:
-        """The handler returns without a word."""
-        self.proof = self.spec.settle != "handler"
-        self.tell(Returned(), u)
-        assert self.under_way(Ack if self.proof else Leave)
-
-    @precondition(lambda self: self.under_way(Run))
-    @rule(
-        u=chances, error=st.sampled_from([ValueError(), CircuitOpen("inventory", 3.0)]), acked=st.booleans()
-    )
-    def handler_raises(self, u: float, error: Exception, *, acked: bool) -> None:
-        """The handler raises, before or after it has acknowledged."""
-        self.runs += not acked
-        self.tell(Raised(error, Settled.ACK if acked else None), u)
-        assert not acked or self.under_way(Leave)
-
-    @precondition(lambda self: self.under_way(Run) or self.under_way(Wait) or self.under_way(Republish))
-    @rule(u=chances)
-    def shutdown(self, u: float) -> None:
-        """The program is told to stop."""
-        self.tell(Cancelled(), u)
-        assert self.under_way(GiveBack)
-
-    @precondition(lambda self: self.under_way(Republish))
-    @rule(u=chances)
-    def shutdown_after_the_confirm(self, u: float) -> None:
-        """The program is told to stop at the moment at which the copy is safe."""
-        self.proof = True
-        self.tell(Cancelled(copied=True), u)
-        assert self.under_way(Ack)
-
-    @precondition(lambda self: self.under_way(Wait))
-    @rule(u=chances, refusals=st.lists(st.floats(0.1, 5.0), max_size=1))
-    def wait_is_over(self, u: float, refusals: list[float]) -> None:
-        """The hold ends, and the breaker may refuse again."""
-        assert isinstance(self.verdict, Wait)
-        self.gate.refusals = refusals
-        self.story.now += self.verdict.seconds
-        self.tell(Waited(), u)
-
-    @precondition(lambda self: self.under_way(Wait) or self.under_way(Republish))
-    @rule(u=chances)
-    def channel_goes(self, u: float) -> None:
-        """The connection breaks."""
-        self.tell(Gone(), u)
-        assert self.under_way(Leave)
-
-    @precondition(lambda self: self.under_way(Republish))
-    @rule(u=chances)
-    def copy_is_safe(self, u: float) -> None:
-        """The broker confirms the copy."""
-        assert self.copy is not None
-        self.proof = True
-        self.tell(Published(), u)
-        assert Ack(outcome=self.copy.outcome) == self.verdict
-
-    @precondition(lambda self: self.under_way(Republish))
-    @rule(u=chances)
-    def copy_is_in_doubt(self, u: float) -> None:
-        """The broker does not confirm the copy."""
-        self.tell(Published("no confirm"), u)
-        late = self.story.now - self.copy_since >= self.spec.hold_max
-        assert self.under_way(GiveBack if late else Wait)
-
-    @invariant()
-    def ends_once(self) -> None:
-        """No delivery ends twice, and one that has ended stays so."""
-        over = isinstance(self.verdict, Ack | GiveBack | Leave) and not self.open()
-        assert over == self.ended
-
-    def count(self, kind: type[Event]) -> int:
-        """How often something of that *kind* was told."""
-        return sum(isinstance(event, kind) for event in self.told)
-
-    @invariant()
-    def what_goes_up_comes_down(self) -> None:
-        """Gauges made of events are true: one handler runs or none, and no hold outlives its wait."""
-        assert self.count(RunStarted) - self.count(RunEnded) == self.under_way(Run)
-        holding = self.count(Held) - self.count(Released)
-        assert holding in {0, 1}
-        assert not holding or self.under_way(Wait)
-
-    @invariant()
-    def ends_are_told_once(self) -> None:
-        """Whoever counts outcomes counts this delivery once, but for the time in which it was open."""
-        ends = [event for event in self.told if isinstance(event, Ended)]
-        assert self.ended == sum(event.outcome.result is not Result.OPEN for event in ends)
-
-    @invariant()
-    def permits_are_closed_once(self) -> None:
-        """A run has its permit open, and nothing else ever has one."""
-        closings = [len(each) for each in self.gate.closed.values()]
-        running = isinstance(self.verdict, Run) and self.verdict.permit is not None
-        assert [1] * (len(closings) - running) + [0] * running == closings
-
-
-TestLife = Life.TestCase
-TestLife.settings = settings(max_examples=200, stateful_step_count=20, deadline=None)

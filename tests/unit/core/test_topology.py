@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from otel_waybill.core.anonymity import is_anonymous
 from otel_waybill.core.backoff import Backoff
 from otel_waybill.core.declarations import Binding, Exchange, Queue, Step, Topology, refusal
+from otel_waybill.core.limits import ConcurrencyLimit, RateLimit
 from otel_waybill.core.retry import Retry
 from otel_waybill.core.spec import PolicySpec
 from otel_waybill.core.topology import (
@@ -121,6 +122,52 @@ def test_only_reachable_rungs_are_declared() -> None:
     assert () == rungs_of(Retry(attempts=9, backoff=Backoff(first=0.05, ceiling=0.1)))
     assert () == rungs_of(Retry(attempts=1))
     assert 32000 == rungs_of(Retry(attempts=sys.maxsize))[-1]
+
+
+def test_long_waits_have_rungs_for_what_is_left_of_them() -> None:
+    """A backoff beyond the last rung goes round on it, and the rest may be of any length."""
+    retry = Retry(attempts=2, backoff=Backoff(first=7200.0, ceiling=7200.0, jitter="none"))
+    assert RUNGS[-8:] == rungs_of(retry)
+    assert RUNGS[-1] == rung(7200.0, rungs_of(retry))
+
+
+def test_guard_of_classic_queues_needs_the_shortest_rung() -> None:
+    """Where there is a second attempt, a message that may have killed its consumer has a place to wait."""
+    steady = Backoff(jitter="none")
+    assert (250, 1000) == rungs_of(Retry(attempts=2, backoff=steady, classic_guard=True))
+    assert () == rungs_of(Retry(attempts=1, classic_guard=True))
+
+
+def test_who_may_hold_can_put_off() -> None:
+    """A breaker or a rate needs a rung, unless retries have some already or the order is kept."""
+    breaker, rate = PolicySpec(breaker="payments"), PolicySpec(rate=RateLimit(1))
+    assert [(32000,), (32000,)] == [rungs(breaker), rungs(rate)]
+    blink = Retry(backoff=Backoff(first=0.05, ceiling=0.1))
+    assert (32000,) == rungs(replace(rate, retry=blink))
+    steady = Retry(attempts=2, backoff=Backoff(jitter="none"))
+    assert (1000,) == rungs(replace(rate, retry=steady))
+    assert () == rungs(replace(rate, retry=replace(steady, in_order=True)))
+    assert () == rungs(PolicySpec(concurrency=ConcurrencyLimit(1)))
+
+
+@given(
+    st.floats(0.0, 1e7),
+    st.sets(st.sampled_from(RUNGS), min_size=1).map(sorted),
+)
+def test_any_wait_finds_a_rung_that_is_there(delay: float, declared: list[int]) -> None:
+    """The first that is long enough, else the longest; the message is then early, never lost."""
+    ms = rung(delay, declared)
+    if delay < 0.125:
+        assert ms is None
+    else:
+        assert ms in declared
+        longer = [each for each in declared if each >= delay * 1000]
+        assert ms == (longer[0] if longer else declared[-1])
+
+
+def test_without_a_ladder_nothing_travels() -> None:
+    """Whoever declared no rung holds the message."""
+    assert rung(3600.0, ()) is None
 
 
 def test_plan_without_retry_parks_and_takes_back() -> None:

@@ -401,6 +401,26 @@ def test_attempt_that_makes_no_sense_is_the_first(attempt: object) -> None:
     assert (1, Hop(), (names.HEADER_ATTEMPT,)) == (waybill.attempt, waybill.hop, invalid)
 
 
+def test_hop_facts_of_a_message_that_was_put_off() -> None:
+    """When it may run, and how often it was put off, in any integer type; without them at once and never."""
+    for moment, count in (("1763999990000", "3"), (1763999990000, 3)):
+        hop = returned({names.HEADER_NOT_BEFORE: moment, names.HEADER_DEFERRALS: count}).waybill.hop
+        assert Hop(not_before=1763999990000, deferrals=3) == hop
+    assert (None, 0) == (Hop().not_before, Hop().deferrals)
+
+
+@pytest.mark.parametrize("name", [names.HEADER_NOT_BEFORE, names.HEADER_DEFERRALS])
+@pytest.mark.parametrize("value", ["-1", "soon", "9" * 16, True, [1], b"\xff", 1.5, {"at": 1}])
+def test_put_off_facts_that_make_no_sense_are_absent(name: str, value: object) -> None:
+    """A message with a broken wait runs at once; one with a broken count starts to count again."""
+    assert Decoded(Waybill(hop=Hop()), (name,)) == returned({name: value})
+
+
+def test_more_deferrals_than_anybody_counts_are_none() -> None:
+    """A count that could only be made up is not believed."""
+    assert Hop() == returned({names.HEADER_DEFERRALS: LARGEST_COUNT + 1}).waybill.hop
+
+
 @pytest.mark.parametrize("name", ["ä" * 128, "a" * 256, "\udcff", b"shop", 5])
 def test_name_that_no_broker_knows_is_absent(name: object) -> None:
     """An origin longer than AMQP's 255 octets, or one that cannot be written again, is read as none."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from otel_waybill.core.spec import PolicySpec
+from otel_waybill.core.verdicts import Run
 from otel_waybill.resilience.breaker import CircuitBreaker
 from otel_waybill.resilience.guarded import Guarded, Terms, settling
 
@@ -104,3 +105,20 @@ def test_without_a_permit_nothing_is_lent(breaker: CircuitBreaker, *, with_break
     """A run that needed no permit runs in a block that does nothing."""
     with Terms.of(PolicySpec(), breaker=breaker if with_breaker else None).lent(None):
         pass
+
+
+def test_run_says_who_is_called() -> None:
+    """The handler, or the substitute where the run is one in its place; a policy has one or has not."""
+    substituted, bare = Terms.of(PolicySpec(fallback=True), fallback=repr), Terms.of(PolicySpec())
+    for attempt, in_its_place in ((Run(attempt=1), str), (Run(attempt=1, fallback=True), repr)):
+        assert in_its_place is substituted.handler(attempt, str)
+        assert str is bare.handler(attempt, str)
+
+
+def test_delivery_without_a_consumer_holds() -> None:
+    """Where there is no consumer that could leave its queue, single_active means nothing; the rest stays."""
+    terms = Terms.of(PolicySpec(single_active=True, prefetch=7))
+    assert PolicySpec(prefetch=7) == terms.holding().spec
+    assert terms.shares is terms.holding().shares
+    shared = Terms.of(PolicySpec())
+    assert shared is shared.holding()

@@ -295,6 +295,21 @@ def test_the_first_error_is_the_error() -> None:
     assert ["exception"] == bench.events()
 
 
+def test_later_errors_stand_beside_the_first() -> None:
+    """The fault of a substitute is on the span as well, and that of the handler is still the error."""
+    bench = Bench()
+    work = bench.recorder.start(PROCESS, DELIVERED, BROKER, Context())
+    first = ValueError("no such order")
+    for error in (first, first, KeyError("substitute")):
+        work.fail(error)
+    work.finish()
+    assert ("ValueError", "no such order") == (
+        bench.attributes()["error.type"],
+        bench.span().status.description,
+    )
+    assert ["exception", "exception"] == bench.events()
+
+
 # Where an exception is recorded.
 
 

@@ -165,6 +165,8 @@ class Guard:
 
     async def settle(self, verdict: Ack | GiveBack | Leave) -> None:
         """Tell the broker, if it is for us to do so, and close the books."""
+        if verdict.outcome.result is Result.DROPPED:
+            self._journal.open()  # which neither a handler nor a copy has done
         try:
             if isinstance(verdict, Ack):
                 await self._send(ACK, lambda: self._channel.basic_ack(self._tag))

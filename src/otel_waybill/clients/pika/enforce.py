@@ -199,6 +199,8 @@ class Guard:
     def settle(self, verdict: Ack | GiveBack | Leave) -> None:
         """Tell the broker, if it is for us to do so, and close the books."""
         channel, tag = self._impl, self._tag
+        if verdict.outcome.result is Result.DROPPED:
+            self._journal.open()  # which neither a handler nor a copy has done
         if isinstance(verdict, Ack):
             self._send(ACK, partial(channel.basic_ack, tag))
         elif isinstance(verdict, GiveBack):

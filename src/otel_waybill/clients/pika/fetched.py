@@ -37,11 +37,15 @@ class Pull(Guard):
         """
         self.drive()
         connection: BlockingConnection = self._channel.connection
-        while self.outcome is None:
-            if self._held is None:
-                connection._flush_output(lambda: self.outcome is not None or self._held is not None)
-            else:
-                connection.sleep(self._seconds)
-                self._waited(self._held)
+        try:
+            while self.outcome is None:
+                if self._held is None:
+                    connection._flush_output(lambda: self.outcome is not None or self._held is not None)
+                else:
+                    connection.sleep(self._seconds)
+                    self._waited(self._held)
+        except BaseException:
+            self.interrupt()  # nobody waits for it any more
+            raise
         connection._flush_output()
         return self.outcome
