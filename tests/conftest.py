@@ -11,6 +11,8 @@ from otel_waybill.testing.broker import broker
 
 # How long an example takes says something about the machine, not about the code.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# A mutant must not get away by luck, nor its run take long: nox -s mutants.
+settings.register_profile("mutants", settings.get_profile("untimed"), derandomize=True, max_examples=30)
 settings.load_profile("untimed")
 
 

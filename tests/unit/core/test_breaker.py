@@ -702,4 +702,4 @@ class BreakerMachine(RuleBasedStateMachine):
 
 
 TestBreakerMachine = BreakerMachine.TestCase
-TestBreakerMachine.settings = settings(max_examples=200, stateful_step_count=60)
+TestBreakerMachine.settings = settings(max_examples=2 * settings().max_examples, stateful_step_count=60)
