@@ -16,6 +16,12 @@ settings.register_profile("mutants", settings.get_profile("untimed"), derandomiz
 settings.load_profile("untimed")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Try examples before properties on a mutant: most are done with by the first test that fails."""
+    if config.getoption("--hypothesis-profile") == "mutants":
+        items.sort(key=lambda item: item.get_closest_marker("hypothesis") is not None)
+
+
 @pytest.fixture(scope="session")
 def amqp_url(request: pytest.FixtureRequest) -> Iterator[str]:
     """The address of the one broker of this run; having none is an error, never a skip."""

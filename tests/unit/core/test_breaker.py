@@ -2,7 +2,7 @@
 
 import copy
 import math
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pytest
@@ -13,10 +13,13 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multip
 from otel_waybill.core.breaker import PROBE_WAIT, TRANSITIONS, Breaker, Permit, State, Trigger
 from otel_waybill.core.events import BreakerCalled, BreakerChanged, BreakerEvent, CallOutcome
 from otel_waybill.core.spec import BreakerSpec
-from otel_waybill.errors import CircuitOpen, DeadlineExceeded, InvalidPolicy
+from otel_waybill.errors import CircuitOpen, DeadlineExceeded
+from unit.core.objections import objection
 
 SPEC = BreakerSpec(name="payments", minimum_calls=4, open_jitter=0.0)
 SLOW = replace(SPEC, slow_after=1.0, slow_rate=0.5)
+CLASSES = "an exception class, a tuple of them, or a function of one exception"
+OPEN = "0 < open_for <= open_ceiling < inf (seconds)"
 BY_HAND = {
     Trigger.FORCED: State.FORCED_OPEN,
     Trigger.OBSERVED: State.METRICS_ONLY,
@@ -526,36 +529,59 @@ def test_every_state_and_trigger_is_in_the_table() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"),
+    ("expected", "wrong"),
     [
-        ({"name": ""}, "a name for the breaker"),
-        ({"window": 0.0}, r"0 < window < inf \(seconds\)"),
-        ({"window": 10.0, "window_calls": 100}, r"one of window and window_calls, got \(10.0, 100\)"),
-        ({"window_calls": 19}, r"minimum_calls <= window_calls, because it would never open, got \(20, 19\)"),
-        ({"slow_after": 0.0}, r"0 < slow_after < inf \(seconds\)"),
-        ({"slow_after": math.nan}, "0 < slow_after < inf"),
-        ({"slow_rate": 0.0}, "0 < slow_rate <= 1"),
-        ({"probe_timeout": math.inf}, r"0 < probe_timeout < inf \(seconds\)"),
-        ({"failures": (OSError, "OSError")}, "failures: an exception class, a tuple of them, or a function"),
-        ({"ignored": [OSError]}, "ignored: an exception class, a tuple of them, or a function"),
-        ({"window": math.inf}, r"0 < window < inf \(seconds\)"),
-        ({"minimum_calls": 0}, "minimum_calls >= 1"),
-        ({"failure_rate": 0.0}, "0 < failure_rate <= 1"),
-        ({"failure_rate": 50}, "0 < failure_rate <= 1, got 50"),
-        ({"open_for": 0.0}, r"0 < open_for <= open_ceiling < inf \(seconds\)"),
-        ({"open_for": 61.0}, r"got \(61.0, 60.0\)"),
-        ({"open_ceiling": math.inf}, "open_ceiling < inf"),
-        ({"open_jitter": 1.0}, "0 <= open_jitter < 1"),
-        ({"open_jitter": -0.1}, "0 <= open_jitter < 1"),
-        ({"probes": 0}, "probes >= 1"),
-        ({"probe_success": 0.0}, "0 < probe_success <= 1"),
-        ({"probe_success": 1.1}, "0 < probe_success <= 1"),
+        ("a name for the breaker, got ''", {"name": ""}),
+        ("0 < window < inf (seconds), got 0.0", {"window": 0.0}),
+        ("0 < window < inf (seconds), got inf", {"window": math.inf}),
+        ("one of window and window_calls, got (10.0, 100)", {"window": 10.0, "window_calls": 100}),
+        (
+            "minimum_calls <= window_calls, because it would never open, got (20, 19)",
+            {"window_calls": 19},
+        ),
+        ("minimum_calls >= 1, got 0", {"minimum_calls": 0}),
+        ("0 < slow_after < inf (seconds), got 0.0", {"slow_after": 0.0}),
+        ("0 < slow_after < inf (seconds), got nan", {"slow_after": math.nan}),
+        ("0 < probe_timeout < inf (seconds), got inf", {"probe_timeout": math.inf}),
+        ("0 < slow_rate <= 1, got 0.0", {"slow_rate": 0.0}),
+        ("0 < failure_rate <= 1, got 0.0", {"failure_rate": 0.0}),
+        ("0 < failure_rate <= 1, got 50", {"failure_rate": 50}),
+        ("0 < probe_success <= 1, got 0.0", {"probe_success": 0.0}),
+        ("0 < probe_success <= 1, got 1.1", {"probe_success": 1.1}),
+        (f"failures: {CLASSES}, got 'OSError'", {"failures": "OSError"}),
+        (f"ignored: {CLASSES}, got [<class 'OSError'>]", {"ignored": [OSError]}),
+        (f"{OPEN}, got (0.0, 60.0)", {"open_for": 0.0}),
+        (f"{OPEN}, got (61.0, 60.0)", {"open_for": 61.0}),
+        (f"{OPEN}, got (5.0, inf)", {"open_ceiling": math.inf}),
+        ("0 <= open_jitter < 1, got 1.0", {"open_jitter": 1.0}),
+        ("0 <= open_jitter < 1, got -0.1", {"open_jitter": -0.1}),
+        ("probes >= 1, got 0", {"probes": 0}),
     ],
 )
-def test_refuses_values_outside_their_range(wrong: dict[str, Any], message: str) -> None:
+def test_refuses_values_outside_their_range(expected: str, wrong: dict[str, Any]) -> None:
     """A setting that cannot work is an error that states the rule, its unit and what was seen."""
-    with pytest.raises(InvalidPolicy, match=message):
-        BreakerSpec(**{"name": "payments", **wrong})
+    assert f"need {expected}" == objection(lambda: BreakerSpec(**{"name": "payments", **wrong}))
+
+
+@pytest.mark.parametrize(
+    "edge",
+    [
+        {"window": 0.5},
+        {"window_calls": 20},
+        {"minimum_calls": 1},
+        {"slow_after": 0.5, "slow_rate": 1.0},
+        {"failure_rate": 1.0},
+        {"probe_success": 1.0},
+        {"probe_timeout": 0.5},
+        {"open_for": 0.5},
+        {"open_for": 60.0},
+        {"open_jitter": 0.0},
+        {"probes": 1},
+    ],
+)
+def test_allows_values_at_the_edge_of_their_range(edge: dict[str, Any]) -> None:
+    """The smallest and largest values that make sense."""
+    assert edge.items() <= asdict(BreakerSpec(name="payments", **edge)).items()
 
 
 @dataclass(eq=False)
