@@ -108,7 +108,7 @@ class Case:
             last = self.waybill.attempt >= retry.attempts or isinstance(again, Parked)
             return Parked(Reason.CRASH_LOOP, None) if last else again
         left = 0.0 if hop is None or hop.not_before is None else hop.not_before / 1000 - now.wall
-        return self.put_off(left, Cost.NOTHING, now) if left > 0.0 else None
+        return self._away(left, Cost.NOTHING) if left > 0.0 else None
 
     def stands_by(self, delivery: Delivery, seconds: float) -> bool:
         """Return whether a breaker that is open for *seconds* is a reason to leave the queue to others.
@@ -132,22 +132,23 @@ class Case:
     def put_off(
         self, wait: float, cost: Cost, now: Instant, error: BaseException | None = None
     ) -> Parked | Again:
-        """Rule on a message that is to come back in *wait* seconds, at the *cost* of that.
+        """Rule on a message that is to come back in *wait* seconds, at the *cost* of that."""
+        return self._unless_late(self._away(wait, cost, error), now)
 
-        What costs nothing has not run, so its deadline is judged when it comes back.
+    def let_go(self) -> Again:
+        """Rule on a message that was held for too long: away for a while, and then it waits here again.
+
+        It has not run, so its deadline is judged when it comes back.
         """
+        # No longer than one rung, since every further one is a trip through the broker.
+        return self._away(min([_DEFERRAL, *self.declared[-1:]]) / 1000, Cost.NOTHING)
+
+    def _away(self, wait: float, cost: Cost, error: BaseException | None = None) -> Again:
         milliseconds = rung(wait, self.declared)
         if milliseconds is None:
             # Longer than a blink only where the order is kept, or where an error asks for it.
             wait = min(wait, self.spec.hold_max)
-        again = Again(wait, milliseconds, cost, error)
-        return again if cost is Cost.NOTHING else self._unless_late(again, now)
-
-    def let_go(self, now: Instant) -> Parked | Again:
-        """Rule on a message that was held for too long: away for a while, and then it waits here again."""
-        # No longer than one rung, since every further one is a trip through the broker.
-        away = min([_DEFERRAL, *self.declared[-1:]]) / 1000
-        return self.put_off(away, Cost.NOTHING, now)
+        return Again(wait, milliseconds, cost, error)
 
     def _under(self, retry: Retry, error: BaseException | None, now: Instant, u: float) -> Ruling:
         if error is not None and matches(retry.ignore, error):

@@ -349,6 +349,14 @@ def test_slow_call_counts_as_slow_also_when_it_fails() -> None:
     assert fail(breaker, let_in(breaker, 0.0), 5.0) is not None
 
 
+def test_few_slow_calls_leave_it_closed() -> None:
+    """One slow call of four is ordinary life, whatever comes after it."""
+    breaker = Breaker(SLOW)
+    for seconds in (0.5, 0.5, 0.5, 5.0, 0.5):
+        assert succeed(breaker, let_in(breaker, 0.0), seconds) is None
+    assert State.CLOSED is breaker.state
+
+
 def test_slow_probe_has_failed() -> None:
     """What answers too late when it is tried is not back."""
     breaker = tripped(replace(SLOW, probes=1))
@@ -370,11 +378,13 @@ def test_every_call_has_one_outcome() -> None:
     """What is told of a call is how it ended, once, and also when the breaker no longer cares."""
     breaker = Breaker(replace(SLOW, minimum_calls=20))
     quick, slow, failed, back = (let_in(breaker, 0.0) for _ in range(4))
-    assert [CallOutcome.SUCCESS] == outcomes(breaker.succeed(quick, 1.0, 0.5))
+    success = BreakerCalled(breaker="payments", outcome=CallOutcome.SUCCESS)
+    assert (success,) == breaker.succeed(quick, 1.0, 0.5), "and nothing else"
     assert [CallOutcome.SLOW] == outcomes(breaker.succeed(slow, 1.5, 0.5))
     assert [CallOutcome.FAILURE] == outcomes(breaker.fail(failed, 1.5, 0.5))
     assert [CallOutcome.IGNORED] == outcomes(breaker.release(back))
     for permit in (quick, slow, failed, back):
+        assert permit.open is False
         assert (
             ()
             == breaker.succeed(permit, 2.0, 0.5)
