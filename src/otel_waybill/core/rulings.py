@@ -104,7 +104,7 @@ class Case:
             # Not one more: with its default limit of 20, RabbitMQ 4 drops the message after this delivery.
             return Parked(Reason.CRASH_LOOP, None)
         if retry is not None and retry.classic_guard and _is_from_a_classic_queue_again(delivery):
-            again = self.put_off(SHORTEST, Cost.ATTEMPT, now)
+            again = self._in_time(retry, self._away(SHORTEST, Cost.ATTEMPT), now)
             last = self.waybill.attempt >= retry.attempts or isinstance(again, Parked)
             return Parked(Reason.CRASH_LOOP, None) if last else again
         left = 0.0 if hop is None or hop.not_before is None else hop.not_before / 1000 - now.wall
@@ -128,12 +128,6 @@ class Case:
             return self._under(retry, error, now, u)
         except Exception as fault:  # noqa: BLE001 - a predicate of the user's raised: a person has to look at it
             return Parked(Reason.PERMANENT, fault)
-
-    def put_off(
-        self, wait: float, cost: Cost, now: Instant, error: BaseException | None = None
-    ) -> Parked | Again:
-        """Rule on a message that is to come back in *wait* seconds, at the *cost* of that."""
-        return self._unless_late(self._away(wait, cost, error), now)
 
     def let_go(self) -> Again:
         """Rule on a message that was held for too long: away for a while, and then it waits here again.
@@ -163,10 +157,10 @@ class Case:
         if isinstance(error, CircuitOpen):
             # Nobody knows when a probe ends: to ask sooner than usual would use up the attempts for nothing.
             delay = max(delay, usual)
-        ruling = self.put_off(delay, cost, now, error)
+        ruling = self._in_time(retry, self._away(delay, cost, error), now)
         if isinstance(ruling, Parked) or cost is Cost.DEFERRAL or not free or self._affords(now):
             return ruling
-        return self.put_off(retry.backoff.ceiling, Cost.DEFERRAL, now, error)
+        return self._in_time(retry, self._away(retry.backoff.ceiling, Cost.DEFERRAL, error), now)
 
     def _affords(self, now: Instant) -> bool:
         return self.budget is None or self.budget(now.monotonic)
@@ -189,13 +183,13 @@ class Case:
         count = number(delivery.headers.get(names.HEADER_DELIVERY_COUNT)) or 0
         return (REDELIVERIES if self.spec.retry is None else self.spec.retry.redeliveries) - count
 
-    def _unless_late(self, again: Again, now: Instant) -> Parked | Again:
+    def _in_time(self, retry: Retry, again: Again, now: Instant) -> Parked | Again:
+        """Return *again*, unless it would come back too late."""
         if self.bounds.passed(now.monotonic + again.seconds):
             return Parked(Reason.DEADLINE_BEFORE_RETRY, again.error)
-        elapsed = None if self.spec.retry is None else self.spec.retry.elapsed
         first = None if self.waybill.hop is None else self.waybill.hop.first_failed_at
         since = 0.0 if first is None else now.wall - first / 1000
-        if elapsed is not None and since + again.seconds > elapsed:
+        if retry.elapsed is not None and since + again.seconds > retry.elapsed:
             return Parked(Reason.MAX_ELAPSED, again.error)
         return again
 

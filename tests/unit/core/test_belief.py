@@ -101,6 +101,13 @@ def test_skew_is_never_overstated(timeout: float, waited: float, ahead: float, b
         assert skew > 0
 
 
+def test_rounding_is_no_skew() -> None:
+    """Deadline and timeout are rounded each by itself: a millisecond proves nothing, two do."""
+    belief = Belief(skew_tolerance=0.0)
+    assert Judged(0.0) == judge(Claim(1, 0), belief, 0.0)
+    assert Judged(0.0, 0.002) == judge(Claim(2, 0), belief, 0.0)
+
+
 @given(timeout=st.floats(0.1, 3600), ahead=st.floats(0, LARGEST_SKEW))
 def test_fast_clock_shortens_no_deadline_of_a_message_that_comes_at_once(
     timeout: float, ahead: float
@@ -126,6 +133,12 @@ def test_fast_clock_shortens_no_deadline_of_a_message_that_comes_at_once(
 def test_sender_is_believed_or_not(trust: Trust, user_id: str | None, *, expected: bool) -> None:
     """With a list, only what the broker has validated counts; a message without a user id proves nothing."""
     assert expected is Belief(trust=trust).in_sender(user_id)
+
+
+@pytest.mark.parametrize("whom", ["all", "none"])
+def test_word_for_everybody_and_nobody_is_kept(whom: Trust) -> None:
+    """A policy keeps the two words as they are."""
+    assert whom == trusting(whom)
 
 
 @pytest.mark.parametrize("users", [{"shop"}, ["shop"], ("shop",), frozenset({"shop"}), {"shop": 1}.keys()])

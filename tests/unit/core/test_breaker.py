@@ -98,6 +98,24 @@ def test_closed_breaker_lets_everybody_in() -> None:
     assert all(each.permit and not each.permit.probe and each.changed is None for each in admissions)
 
 
+def test_permit_knows_whose_it_is() -> None:
+    """Whoever holds several permits can tell which breaker gave which, for a probe as well."""
+    closed, half_open = Breaker(SPEC), brought_to(State.HALF_OPEN)
+    assert closed is let_in(closed, 0.0).breaker
+    assert half_open is let_in(half_open, 5.0).breaker
+
+
+@pytest.mark.parametrize("state", State)
+def test_who_need_not_ask_is_admitted(state: State) -> None:
+    """The short way in is open where all are let in, and nowhere else."""
+    permit = brought_to(state).admit(7.0)
+    if state in {State.CLOSED, State.METRICS_ONLY, State.DISABLED}:
+        assert permit is not None
+        assert (7.0, False, True) == (permit.since, permit.probe, permit.open)
+    else:
+        assert permit is None
+
+
 def test_opens_at_the_failure_rate() -> None:
     """Half of the calls failing opens it, and the change says from what to what."""
     breaker = Breaker(SPEC)
@@ -310,6 +328,15 @@ def test_holds_tells_valid_permits_from_others() -> None:
 
 
 # Windows and slow calls.
+
+
+def test_window_is_as_long_as_it_says() -> None:
+    """What failed half a minute ago counts in a window of a minute, and in the usual one no longer."""
+    for window, expected in ((60.0, State.OPEN), (None, State.CLOSED)):
+        breaker = Breaker(replace(SPEC, window=window))
+        for now in (0.0, 10.0, 20.0, 30.0):
+            fail(breaker, let_in(breaker, now), now)
+        assert expected is breaker.state
 
 
 def test_window_of_calls_knows_no_time() -> None:

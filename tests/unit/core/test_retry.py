@@ -102,6 +102,7 @@ def test_policy_out_of_range_is_refused(expected: str, wrong: dict[str, Any]) ->
         {"max_deadline": 0.5},
         {"skew_tolerance": 0.0},
         {"parking": "q"},
+        {"parking": "q" * 237},
         {"on_expired": "fallback", "fallback": True},
     ],
 )

@@ -247,6 +247,7 @@ def test_time_for_retries_used_up() -> None:
     """No further run is planned beyond it, and the wait until then counts, as it is on its rung."""
     assert Parked(Reason.MAX_ELAPSED, ERROR) == case(failed_ago(9.5), elapsed=10.0).after(ERROR, NOW, 0.0)
     assert isinstance(case(failed_ago(9.0), elapsed=10.0).after(ERROR, NOW, 0.0), Again)
+    assert isinstance(case(elapsed=1.0).after(ERROR, NOW, 0.0), Again), "it begins with the first failure"
     rounded = case(backoff=Backoff(first=1.2, ceiling=8.0, jitter="none"), elapsed=1.3)
     assert Parked(Reason.MAX_ELAPSED, ERROR) == rounded.after(ERROR, NOW, 0.0)
 
