@@ -256,6 +256,7 @@ def test_answers_and_ignored_errors_do_not_pause_the_consumer(
     way.consume(queue, charge, Policy(settle="return", breaker=gateway))
     for body in (b"unknown", b"invalid", b"unknown", b"invalid"):
         publish(client, queue, body)
+    idle(client)  # the acks follow the confirms
     until(client, lambda: broker.left(queue + PARKED) == [4])
 
     assert "closed" == gateway.state
