@@ -256,8 +256,8 @@ def test_answers_and_ignored_errors_do_not_pause_the_consumer(
     way.consume(queue, charge, Policy(settle="return", breaker=gateway))
     for body in (b"unknown", b"invalid", b"unknown", b"invalid"):
         publish(client, queue, body)
-    idle(client)  # the acks follow the confirms
     until(client, lambda: broker.left(queue + PARKED) == [4])
+    idle(client)  # the acks follow the confirms
 
     assert "closed" == gateway.state
     assert 4 == len(broker.take(queue + PARKED))
