@@ -329,6 +329,7 @@ def test_parked_message_survives_whoever_looks_at_it(
     way.consume(queue, fail, Policy(settle="return", retry=None))
     publish(client, queue, b"order")
     until(client, lambda: [1] == broker.left(queue + PARKED))
+    idle(client)  # the ack follows the confirm
     broker.wear(queue + PARKED, 30)
 
     assert [b"order"] == [taken.body for taken in broker.take(queue + PARKED)]
