@@ -33,10 +33,17 @@ _prepared: WeakKeyDictionary[AbstractConnection, set[Key]] = WeakKeyDictionary()
 _preparing: Owned[asyncio.Lock] = Owned("preparing", asyncio.Lock)
 
 
-async def prepare(connection: AbstractConnection, queue: str, spec: PolicySpec) -> None:
-    """Declare or check what *spec* needs on *queue*, as it says, once for each connection.
+async def prepare(connection: AbstractConnection, queue: str, spec: PolicySpec, *, anew: bool) -> None:
+    """Declare or check what *spec* needs on *queue*, as it says.
 
     On a channel of its own, because a refusal closes the channel.
+
+    Args:
+        connection: on which to do it.
+        queue: the queue that is consumed.
+        spec: of its policy.
+        anew: do it even where it has been done on this connection: the queue may be another one of that
+            name since, without the binding by which retries come back.
 
     Raises:
         TopologyMismatch: the broker has one of them already, with other arguments.
@@ -47,7 +54,9 @@ async def prepare(connection: AbstractConnection, queue: str, spec: PolicySpec) 
     """
     prepared = _prepared.setdefault(connection, set())
     wanted = key(queue, spec)
-    if wanted in prepared:
+    if anew:
+        prepared.discard(wanted)
+    elif wanted in prepared:
         return
     # A backlog asks for it all at once; only the first of them has to do it.
     async with _preparing.of(connection):

@@ -118,8 +118,15 @@ class _Asked:
 _declarations: Owned[dict[Key, Declaration]] = Owned("declarations", dict)
 
 
-def declare(surface: AnyChannel, queue: str, spec: PolicySpec) -> Declaration:
-    """Declare or check what *spec* needs on *queue*, as it says, once for each connection unless it failed.
+def declare(surface: AnyChannel, queue: str, spec: PolicySpec, *, anew: bool) -> Declaration:
+    """Declare or check what *spec* needs on *queue*, as it says.
+
+    Args:
+        surface: a channel of the connection to do it on.
+        queue: the queue that is consumed.
+        spec: of its policy.
+        anew: do it even where it has been done on this connection: the queue may be another one of that
+            name since, without the binding by which retries come back.
 
     Raises:
         InvalidPolicy: no such policy can stand on *queue*.
@@ -127,6 +134,6 @@ def declare(surface: AnyChannel, queue: str, spec: PolicySpec) -> Declaration:
     known = _declarations.of(underlying(surface).connection)
     wanted = key(queue, spec)
     declaration = known.get(wanted)
-    if declaration is None or declaration.error is not None:
+    if anew or declaration is None or declaration.error is not None:
         declaration = known[wanted] = Declaration(surface, plan(queue, spec).steps)
     return declaration
