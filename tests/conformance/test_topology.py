@@ -123,6 +123,23 @@ def test_none_asks_for_nothing(client: Client, queue: str, way: Way, broker: Bro
     assert not broker.exists(queue + PARKED)
 
 
+def test_queue_that_was_deleted_meanwhile_is_bound_anew(
+    client: Client, queue: str, way: Way, broker: Broker
+) -> None:
+    """Its bindings went with the queue; a consumer of another one of that name makes them again."""
+    policy = Policy(settle="return", retry=RETRY)
+    way.consume(queue, fail, policy)
+    publish(client, queue, b"before")
+    wait_for_parked(client, broker, queue)
+    broker.delete(queue)
+    broker.declare(queue)
+    way.consume(queue, fail, policy)
+    publish(client, queue, b"after")
+    (taken,) = wait_for_parked(client, broker, queue)
+
+    assert (b"after", "max-attempts") == (taken.body, taken.headers[names.HEADER_REASON])
+
+
 def test_parking_in_a_queue_of_the_users(
     client: Client, queues: Callable[[], str], any_way: Way, broker: Broker
 ) -> None:
