@@ -119,14 +119,13 @@ _declarations: Owned[dict[Key, Declaration]] = Owned("declarations", dict)
 
 
 def declare(surface: AnyChannel, queue: str, spec: PolicySpec, *, anew: bool) -> Declaration:
-    """Declare or check what *spec* needs on *queue*, as it says.
+    """Declare or check what *spec* needs on *queue*, as it says, once for each connection unless it failed.
 
     Args:
-        surface: a channel of the connection to do it on.
-        queue: the queue that is consumed.
-        spec: of its policy.
-        anew: do it even where it has been done on this connection: the queue may be another one of that
-            name since, without the binding by which retries come back.
+        surface: the consumer's channel.
+        queue: what it consumes.
+        spec: its policy.
+        anew: whether a consumer begins, for which what may have gone with the queue is there once more.
 
     Raises:
         InvalidPolicy: no such policy can stand on *queue*.
@@ -134,6 +133,7 @@ def declare(surface: AnyChannel, queue: str, spec: PolicySpec, *, anew: bool) ->
     known = _declarations.of(underlying(surface).connection)
     wanted = key(queue, spec)
     declaration = known.get(wanted)
-    if anew or declaration is None or declaration.error is not None:
-        declaration = known[wanted] = Declaration(surface, plan(queue, spec).steps)
+    failed = declaration is None or declaration.error is not None
+    if declaration is None or failed or (anew and declaration.complete):
+        declaration = known[wanted] = Declaration(surface, plan(queue, spec, known=not failed).steps)
     return declaration
