@@ -52,7 +52,7 @@ def test_copies_are_returned(
 def test_copies_are_refused(
     broker: Node, unique: Callable[[str], str], tmp_path: Path, note: Note, client: str
 ) -> None:
-    """Delay queues that are full refuse copies, as their overflow says, until nothing limits them any more."""
+    """Delay queues that are full refuse copies, as their overflow says, until nothing limits them."""
     with Scene(broker, client, unique("crash"), tmp_path, rate=200) as scene:
         scene.begin()
         broker.control("set_policy", "full", r"^waybill\.delay\.", '{"max-length": 2}')
