@@ -76,6 +76,21 @@ class Broker:
         """Return whether there is such a queue."""
         return self._count(queue) is not None
 
+    def divert_parking(self, queue: str, elsewhere: str) -> None:
+        """Have what *queue* parks refused, by a queue *elsewhere* that is full."""
+        full = {"x-queue-type": "quorum", "x-max-length": 1, "x-overflow": "reject-publish"}
+        self._channel.queue_declare(elsewhere, durable=True, arguments=full)
+        # Filled past its limit before anything else comes: a quorum queue takes one or two more.
+        for _ in range(4):
+            self.publish(elsewhere)
+        self._channel.queue_bind(elsewhere, names.PARKING_EXCHANGE, queue)
+        self._channel.queue_unbind(queue + PARKED, names.PARKING_EXCHANGE, queue)
+
+    def restore_parking(self, queue: str, elsewhere: str) -> None:
+        """Undo `divert_parking`."""
+        self._channel.queue_bind(queue + PARKED, names.PARKING_EXCHANGE, queue)
+        self._channel.queue_delete(elsewhere)
+
     def delete(self, queue: str) -> None:
         """Delete *queue* and where its messages are parked."""
         for name in (queue, queue + PARKED):

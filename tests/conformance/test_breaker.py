@@ -168,6 +168,7 @@ def test_held_deliveries_are_parked_when_they_expire(
     with waybill.deadline(0.3):
         publish(client, queue)
     until(client, lambda: broker.left(queue + PARKED) == [1])
+    idle(client)  # the ack follows the confirm
 
     assert [] == calls
     (taken,) = broker.take(queue + PARKED)
@@ -256,6 +257,7 @@ def test_answers_and_ignored_errors_do_not_pause_the_consumer(
     for body in (b"unknown", b"invalid", b"unknown", b"invalid"):
         publish(client, queue, body)
     until(client, lambda: broker.left(queue + PARKED) == [4])
+    idle(client)  # the acks follow the confirms
 
     assert "closed" == gateway.state
     assert 4 == len(broker.take(queue + PARKED))

@@ -178,7 +178,7 @@ def test_running_handler_is_stopped_at_its_deadline(
 
     policy = Policy(settle="return", retry=Retry(attempts=5), skew_tolerance=0)
     any_way.consume(queue, handle, policy)
-    broker.publish(queue, properties=Properties(headers=due(0.3)))
+    broker.publish(queue, properties=Properties(headers=due(1.5)))
     (taken,) = wait_for_parked(client, broker, queue)
 
     assert ["CancelledError"] == stopped
@@ -332,7 +332,7 @@ def test_strict_policy_refuses_to_publish_too_late(
         await message.publish(target, message.body)
 
     way.consume(source, dawdle, Policy(settle="return", skew_tolerance=0, refuse_publish=True))
-    broker.publish(source, properties=Properties(headers=due(0.3)))
+    broker.publish(source, properties=Properties(headers=due(1.5)))
     (taken,) = wait_for_parked(client, broker, source)
 
     assert "deadline" == taken.headers[names.HEADER_REASON]

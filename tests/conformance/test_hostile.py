@@ -81,7 +81,7 @@ class Handling:
         with waybill.request(id="123456", retry_limit=3):
             waybill.current()
         await message.ack()
-        self.bodies.append(message.body)  # aiormq drops acks that wait to be sent when it is closed
+        self.bodies.append(message.body)
 
 
 @pytest.fixture(params=[None, WRAP, UNINSTRUMENTED], ids=["no policy", "wrap", "wrap-uninstrumented"])

@@ -329,6 +329,7 @@ def test_parked_message_survives_whoever_looks_at_it(
     way.consume(queue, fail, Policy(settle="return", retry=None))
     publish(client, queue, b"order")
     until(client, lambda: [1] == broker.left(queue + PARKED))
+    idle(client)  # the ack follows the confirm
     broker.wear(queue + PARKED, 30)
 
     assert [b"order"] == [taken.body for taken in broker.take(queue + PARKED)]
@@ -417,3 +418,28 @@ def everything(user: str, message_id: str | None = "m-1") -> Properties:
         user_id=user,
         app_id="shop",
     )
+
+
+def test_refused_copies_are_tried_again(
+    client: Client, queue: str, way: Way, broker: Broker, unique: Callable[[str], str]
+) -> None:
+    """Copies that a full queue refuses are held, and each is parked once when there is room again."""
+    runs = []
+    elsewhere = unique("full")
+
+    async def handle(_: Received) -> None:
+        runs.append(1)
+        raise Refused
+
+    way.consume(queue, handle, Policy(settle="return"))
+    broker.divert_parking(queue, elsewhere)
+    for body in (b"1", b"2", b"3"):
+        broker.publish(queue, body)
+    until(client, lambda: len(runs) == 3)
+    idle(client)
+    assert [0] == broker.left(queue + PARKED)
+    broker.restore_parking(queue, elsewhere)
+
+    parked = wait_for_parked(client, broker, queue, 3)
+    assert [b"1", b"2", b"3"] == sorted(each.body for each in parked)
+    assert 3 == len(runs)

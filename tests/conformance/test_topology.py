@@ -123,6 +123,27 @@ def test_none_asks_for_nothing(client: Client, queue: str, way: Way, broker: Bro
     assert not broker.exists(queue + PARKED)
 
 
+def test_queue_that_is_made_anew_gets_its_retries_back(
+    client: Client, queue: str, way: Way, broker: Broker
+) -> None:
+    """A queue that was deleted has lost its way back; whoever consumes the new one makes another."""
+    attempts = []
+
+    async def handle(message: Received) -> None:
+        attempts.append(waybill.current().attempt)
+        await fail(message)
+
+    for _ in range(2):
+        broker.delete(queue)
+        # Not a quorum queue: RabbitMQ 3.10 may keep what is in the new one from who consumed the old one.
+        broker.declare(queue, **{"x-queue-type": "classic"})
+        way.consume(queue, handle, Policy(settle="return", retry=RETRY))
+        publish(client, queue)
+        wait_for_parked(client, broker, queue)
+
+    assert [1, 2, 1, 2] == attempts
+
+
 def test_parking_in_a_queue_of_the_users(
     client: Client, queues: Callable[[], str], any_way: Way, broker: Broker
 ) -> None:

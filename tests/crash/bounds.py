@@ -6,7 +6,7 @@ PREFETCH = 10
 """Unacknowledged deliveries of each consumer here."""
 
 _ON_THE_WAY = 32
-"""Messages of one delay queue that the broker has sent on and not yet taken off (`dlx_prefetch`)."""
+"""What a delay queue has sent on and not yet taken off, at most: `dead_letter_worker_consumer_prefetch`."""
 
 
 class Bound(Enum):

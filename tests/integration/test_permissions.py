@@ -202,7 +202,7 @@ def test_each_right_in_the_table_is_needed(rabbit: Rabbit, mode: str, missing: R
     assert b"order" == admin.basic_get("orders", auto_ack=True)[2]
 
 
-@pytest.mark.parametrize("name", list(registry.ALL))
+@pytest.mark.parametrize("name", registry.WAITING)
 def test_refusal_is_in_our_words_on_every_client(rabbit: Rabbit, name: str) -> None:
     """Whichever client declares, its consumer is told which right is missing before it starts."""
     policy = POLICIES["declare"]
@@ -220,6 +220,23 @@ def test_refusal_is_in_our_words_on_every_client(rabbit: Rabbit, name: str) -> N
     assert isinstance(error, TopologyRefused)
     assert ("configure on exchange 'waybill.unrouted.v1'",) == error.needs
     assert "topology='passive'" in str(error)
+
+
+@pytest.mark.parametrize("name", sorted(registry.ALL.keys() - registry.WAITING))
+def test_refusal_is_in_our_words_where_consuming_does_not_wait(
+    rabbit: Rabbit, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """There the channel is closed, and the log says which right is missing."""
+    policy = POLICIES["declare"]
+    rabbit.reset(policy)
+    rabbit.allow("^$", "^.*$", "^.*$")
+
+    async def ignore(_: Received) -> None:
+        """Ignore it."""
+
+    with closing(registry.ALL[name](rabbit.url)) as client:
+        client.consume("orders", policy.wrap(client.native(ignore), queue="orders"))
+        until(client, lambda: "grant this user configure on exchange 'waybill.unrouted.v1'" in caplog.text)
 
 
 def patterns(rights: list[Right]) -> list[str]:

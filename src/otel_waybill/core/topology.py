@@ -111,10 +111,16 @@ def misplaced(queue: str, spec: PolicySpec, *, exclusive: bool = False) -> str |
     return None
 
 
-def plan(queue: str, spec: PolicySpec) -> Topology:
+def plan(queue: str, spec: PolicySpec, *, known: bool = False) -> Topology:
     """Return what *spec* has done at the broker before *queue* is consumed; *queue* itself is the user's.
 
     The way back exists without retries too: a message that is replayed from parking takes it.
+
+    Args:
+        queue: the consumed queue.
+        spec: the policy.
+        known: whether all of it has been done before: what goes with a queue that somebody deletes is done
+            again, because its binding is the only way back for what waits.
 
     Raises:
         InvalidPolicy: no such policy can stand on *queue*.
@@ -125,12 +131,26 @@ def plan(queue: str, spec: PolicySpec) -> Topology:
         raise InvalidPolicy(msg)
     if spec.topology == "none":
         return Topology()
-    needed = _needed(queue, spec)
+    needed = _own(queue, spec) if known else _needed(queue, spec)
     return needed.checked() if spec.topology == "passive" else needed
 
 
-def _needed(queue: str, spec: PolicySpec) -> Topology:
+def _own(queue: str, spec: PolicySpec) -> Topology:
+    """Return what no other queue has any use for."""
     parking = _parking_queue(queue, spec)
+    return Topology(
+        queues=(parking,),
+        bindings=(
+            Binding(exchange=RETURN_EXCHANGE, queue=queue, routing_key=queue),
+            Binding(
+                exchange=PARKING_EXCHANGE, queue=parking.name, routing_key=parking_key(queue, spec.parking)
+            ),
+        ),
+    )
+
+
+def _needed(queue: str, spec: PolicySpec) -> Topology:
+    own = _own(queue, spec)
     delays = rungs(spec)
     return Topology(
         exchanges=(
@@ -139,13 +159,10 @@ def _needed(queue: str, spec: PolicySpec) -> Topology:
             Exchange(name=PARKING_EXCHANGE, type="direct", arguments=_ALTERNATE),
             *(Exchange(name=delay_name(ms), type="fanout") for ms in delays),
         ),
-        queues=(Queue(name=UNROUTED, arguments=_KEPT), parking, *(_delay_queue(ms) for ms in delays)),
+        queues=(Queue(name=UNROUTED, arguments=_KEPT), *own.queues, *(_delay_queue(ms) for ms in delays)),
         bindings=(
             Binding(exchange=UNROUTED, queue=UNROUTED, routing_key=""),
-            Binding(exchange=RETURN_EXCHANGE, queue=queue, routing_key=queue),
-            Binding(
-                exchange=PARKING_EXCHANGE, queue=parking.name, routing_key=parking_key(queue, spec.parking)
-            ),
+            *own.bindings,
             *(Binding(exchange=delay_name(ms), queue=delay_name(ms), routing_key="") for ms in delays),
         ),
     )

@@ -130,6 +130,9 @@ class AioPika:
         self._loop.close()
 
     async def _closed(self) -> None:
+        if self._consuming is not None:
+            # With the connection, aiormq 6 drops the acks that wait to be sent.
+            await self._consuming.close()
         await self._connection.close()
         others = asyncio.all_tasks() - {asyncio.current_task()}
         for task in others:

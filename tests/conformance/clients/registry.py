@@ -27,6 +27,9 @@ ALL: Final[dict[str, Callable[[str], Client]]] = {each.name: each for each in _C
 WITH_WORKERS: Final = frozenset(each.name for each in _CLIENTS if each.features.workers)
 """Those that differ from others only under a policy."""
 
+WAITING: Final = tuple(each.name for each in _CLIENTS if each.features.waits)
+"""Those on which consuming waits for the broker."""
+
 
 def clients_that(able: Callable[[Features], bool]) -> pytest.MarkDecorator:
     """Run a scenario only on the clients that are *able* to."""

@@ -199,6 +199,18 @@ def test_plan_without_retry_parks_and_takes_back() -> None:
     ) == plan("orders", PolicySpec())
 
 
+@pytest.mark.parametrize("parking", [None, "orders.dlq"])
+def test_plan_of_what_is_known_repeats_only_what_a_queue_takes_with_it(parking: str | None) -> None:
+    """The way back, and where to park; the ladder is everybody's."""
+    spec = PolicySpec(retry=Retry(), parking=parking)
+    full, again = plan("orders", spec), plan("orders", spec, known=True)
+    assert () == again.exchanges
+    assert {"orders.dlq" if parking else "orders.parked"} == {queue.name for queue in again.queues}
+    assert {"waybill.return.v1", "waybill.parking.v1"} == {binding.exchange for binding in again.bindings}
+    assert set(map(str, again.steps)) < set(map(str, full.steps))
+    assert Topology() == plan("orders", PolicySpec(topology="none"), known=True)
+
+
 def test_plan_with_retry_adds_its_rungs() -> None:
     """Each rung is a fanout exchange and a quorum queue that hands on at least once, with the key kept."""
     base = plan("orders", PolicySpec())

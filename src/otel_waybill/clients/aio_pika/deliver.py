@@ -56,7 +56,7 @@ async def consume(
     handler, terms, passed = live.policies.bind(callback, consumer)
     if terms is not None:
         await _limit_prefetch(queue, terms)
-        await _prepare(await underlay_of(queue.channel), queue.name, terms)
+        await _prepare(await underlay_of(queue.channel), queue.name, terms, anew=True)
     if not (consumer.pulled or passed):
         delivering = _delivering(handler, terms, queue, acknowledges=consumer.acknowledges)
         args, kwargs = replaced(args, kwargs, 0, "callback", delivering)
@@ -174,9 +174,9 @@ def _work(recorder: Recorder, message: IncomingMessage, queue: Queue, *, acknowl
     )
 
 
-async def _prepare(channel: AbstractChannel, queue: str, terms: Terms) -> None:
+async def _prepare(channel: AbstractChannel, queue: str, terms: Terms, *, anew: bool = False) -> None:
     """Have everything ready that a failure will need: nothing is declared at that moment."""
-    await topology.prepare(channel.connection, queue, terms.spec)
+    await topology.prepare(channel.connection, queue, terms.spec, anew=anew)
     await copies(channel.connection).open()
 
 

@@ -219,6 +219,8 @@ class Guard:
     async def _send(self, operation: Operation, call: Call) -> None:
         if not live.patched and self._message.processed:
             return  # the program has settled the message that it had fetched, and nobody told us
+        if self._channel.is_closed:
+            return  # the broker has given it back; aiormq 6 sends all the same, which closes the connection
         with contextlib.suppress(*TOO_LATE), self._journal.current(), passthrough():
             await send(operation, self._message, self._about, call)
 

@@ -33,10 +33,16 @@ _prepared: WeakKeyDictionary[AbstractConnection, set[Key]] = WeakKeyDictionary()
 _preparing: Owned[asyncio.Lock] = Owned("preparing", asyncio.Lock)
 
 
-async def prepare(connection: AbstractConnection, queue: str, spec: PolicySpec) -> None:
+async def prepare(connection: AbstractConnection, queue: str, spec: PolicySpec, *, anew: bool) -> None:
     """Declare or check what *spec* needs on *queue*, as it says, once for each connection.
 
     On a channel of its own, because a refusal closes the channel.
+
+    Args:
+        connection: the consumer's.
+        queue: what it consumes.
+        spec: its policy.
+        anew: whether a consumer begins, for which what may have gone with the queue is there once more.
 
     Raises:
         TopologyMismatch: the broker has one of them already, with other arguments.
@@ -47,12 +53,13 @@ async def prepare(connection: AbstractConnection, queue: str, spec: PolicySpec) 
     """
     prepared = _prepared.setdefault(connection, set())
     wanted = key(queue, spec)
-    if wanted in prepared:
+    if wanted in prepared and not anew:
         return
     # A backlog asks for it all at once; only the first of them has to do it.
     async with _preparing.of(connection):
-        if wanted not in prepared:
-            await _prepare(connection, plan(queue, spec))
+        known = wanted in prepared
+        if anew or not known:
+            await _prepare(connection, plan(queue, spec, known=known))
             prepared.add(wanted)
 
 

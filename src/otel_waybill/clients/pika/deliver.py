@@ -115,7 +115,7 @@ def basic_consume(
     handler, terms, passed = live.policies.bind(callback, consumer)
     if terms is not None:
         _check_prefetch(channel, queue)
-        policed = Policed(handler, terms, queue, _prepare(channel, queue, terms))
+        policed = Policed(handler, terms, queue, _prepare(channel, queue, terms, anew=True))
         _limit_prefetch(channel, terms)
         args, kwargs = replaced(args, kwargs, 1, "on_message_callback", policed)
     elif not passed and not consumer.indirect:
@@ -190,14 +190,14 @@ def _queue(given: str | None, pushed: Pushed) -> str:
     return known_queue(given or consumed or settle.ledgers.about(channel, method.delivery_tag).queue)
 
 
-def _prepare(channel: AnyChannel, queue: str, terms: Terms) -> Declaration:
+def _prepare(channel: AnyChannel, queue: str, terms: Terms, *, anew: bool = False) -> Declaration:
     """Have everything ready that a failure will need: nothing is declared at that moment.
 
     On a blocking channel it is ready on return; any other is closed when it turns out that it cannot be.
     """
     # Its answer comes before that to a declaration that is made after it.
     copies(channel)
-    declaration = topology.declare(channel, queue, terms.spec)
+    declaration = topology.declare(channel, queue, terms.spec, anew=anew)
     _watch(underlying(channel))
     if isinstance(channel, BlockingChannel):
         declaration.wait(channel.connection)

@@ -118,8 +118,14 @@ class _Asked:
 _declarations: Owned[dict[Key, Declaration]] = Owned("declarations", dict)
 
 
-def declare(surface: AnyChannel, queue: str, spec: PolicySpec) -> Declaration:
+def declare(surface: AnyChannel, queue: str, spec: PolicySpec, *, anew: bool) -> Declaration:
     """Declare or check what *spec* needs on *queue*, as it says, once for each connection unless it failed.
+
+    Args:
+        surface: the consumer's channel.
+        queue: what it consumes.
+        spec: its policy.
+        anew: whether a consumer begins, for which what may have gone with the queue is there once more.
 
     Raises:
         InvalidPolicy: no such policy can stand on *queue*.
@@ -127,6 +133,7 @@ def declare(surface: AnyChannel, queue: str, spec: PolicySpec) -> Declaration:
     known = _declarations.of(underlying(surface).connection)
     wanted = key(queue, spec)
     declaration = known.get(wanted)
-    if declaration is None or declaration.error is not None:
-        declaration = known[wanted] = Declaration(surface, plan(queue, spec).steps)
+    failed = declaration is None or declaration.error is not None
+    if declaration is None or failed or (anew and declaration.complete):
+        declaration = known[wanted] = Declaration(surface, plan(queue, spec, known=not failed).steps)
     return declaration
