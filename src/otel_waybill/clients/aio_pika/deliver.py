@@ -13,7 +13,14 @@ from aiormq.abc import AbstractChannel
 from otel_waybill.clients.aio_pika import live, topology
 from otel_waybill.clients.aio_pika.copies import copies
 from otel_waybill.clients.aio_pika.enforce import Guard
-from otel_waybill.clients.aio_pika.read import ambient, channel_of, delivery, endpoint, underlay_of
+from otel_waybill.clients.aio_pika.read import (
+    ambient,
+    channel_of,
+    delivery,
+    endpoint,
+    temporary,
+    underlay_of,
+)
 from otel_waybill.clients.aio_pika.settle import ledgers
 from otel_waybill.clients.aio_pika.standby import Consuming, consumers
 from otel_waybill.clients.aio_pika.tasks import kept
@@ -113,9 +120,10 @@ async def _run(
     channel = channel_of(message)
     consuming = consumers.of(channel).get(message.consumer_tag or "")
     consumed = None if consuming is None else consuming.queue
-    name = known_queue(queue or consumed or ledgers.about(channel, message.delivery_tag).queue)
+    known = ledgers.about(channel, message.delivery_tag)
+    name = known_queue(queue or consumed or known.queue)
     # Entered in the ledger before anything is awaited, so that no ack of another speaks for it.
-    guard = Guard(terms.holding(), handler, name, message, pushed=pushed)
+    guard = Guard(terms.holding(), handler, name, message, temporary=known.temporary, pushed=pushed)
     try:
         await _prepare(channel, name, terms)
     except BaseException:
@@ -130,7 +138,7 @@ def _delivering(handler: Handler, terms: Terms | None, queue: Queue, *, acknowle
     if terms is not None:
 
         async def guarded(message: IncomingMessage) -> None:
-            await Guard(terms, callback, queue.name, message).drive()
+            await Guard(terms, callback, queue.name, message, temporary=temporary(queue)).drive()
 
         return guarded
 
@@ -164,14 +172,17 @@ def _work(recorder: Recorder, message: IncomingMessage, queue: Queue, *, acknowl
     arrival = arrive(delivery(message, queue.name), ambient(), recorder)
     channel, facts = channel_of(message), arrival.delivery
     about = Message(
-        facts.exchange, facts.routing_key, queue.name, message, message.body, message.delivery_tag
+        facts.exchange,
+        facts.routing_key,
+        queue.name,
+        message,
+        message.body,
+        message.delivery_tag,
+        temporary(queue),
     )
     if acknowledges:
         ledgers.note(channel, about)
-    temporary = queue.exclusive or queue.auto_delete
-    return recorder.start(
-        PROCESS, about, endpoint(channel), arrival.inside(), links=arrival.links, temporary=temporary
-    )
+    return recorder.start(PROCESS, about, endpoint(channel), arrival.inside(), links=arrival.links)
 
 
 async def _prepare(channel: AbstractChannel, queue: str, terms: Terms, *, anew: bool = False) -> None:
