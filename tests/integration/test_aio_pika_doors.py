@@ -302,6 +302,22 @@ def test_queue_that_goes_with_its_consumer_names_no_span(
     tell(story)
 
 
+def test_policy_does_not_run_what_cannot_be_retried(tell: Tell) -> None:
+    """A message without an acknowledgement to come is refused with the reason, before its handler."""
+
+    async def story(doors: Doors) -> None:
+        await doors.fill("1", "2")
+        settled, free = await doors.queue.get(), await doors.queue.get(no_ack=True)
+        await settled.ack()
+        ran: list[aio_pika.abc.AbstractIncomingMessage] = []
+        for message in (settled, free):
+            with pytest.raises(waybill.InvalidPolicy, match="no_ack"):
+                await waybill.Policy().run(message, ran.append)
+        assert [] == ran
+
+    tell(story)
+
+
 def test_suppressed_instrumentation_is_as_if_there_were_none(tell: Tell) -> None:
     """No span at any door, and the messages arrive all the same."""
 

@@ -28,6 +28,7 @@ from otel_waybill.clients.shared.arrival import arrive
 from otel_waybill.clients.shared.ledger import Owned
 from otel_waybill.clients.shared.policies import Consumer, check_prefetch, known_queue
 from otel_waybill.core.delivery import Outcome
+from otel_waybill.errors import InvalidPolicy
 from otel_waybill.guard import harmless
 from otel_waybill.patching import argument, replaced
 from otel_waybill.resilience.guarded import Guarded, Handler, Terms
@@ -109,8 +110,14 @@ async def run(terms: Terms, queue: str | None, message: IncomingMessage, handler
     """Handle one delivery that the program fetched itself, and return how it ended.
 
     Raises:
-        InvalidPolicy: the policy was not told which queue this is.
+        InvalidPolicy: the policy was not told which queue this is, or there is nothing left to settle.
     """
+    if message.processed:
+        msg = (
+            "a policy cannot run a message that is settled already, or was fetched with no_ack, because "
+            "nothing could be retried; fetch it without no_ack, and leave the settling to the policy"
+        )
+        raise InvalidPolicy(msg)
     return await _run(terms, queue, message, handler, pushed=False)
 
 
