@@ -13,7 +13,14 @@ from aiormq.abc import AbstractChannel
 from otel_waybill.clients.aio_pika import live, topology
 from otel_waybill.clients.aio_pika.copies import copies
 from otel_waybill.clients.aio_pika.enforce import Guard
-from otel_waybill.clients.aio_pika.read import ambient, channel_of, delivery, endpoint, underlay_of
+from otel_waybill.clients.aio_pika.read import (
+    ambient,
+    channel_of,
+    delivery,
+    endpoint,
+    temporary,
+    underlay_of,
+)
 from otel_waybill.clients.aio_pika.settle import ledgers
 from otel_waybill.clients.aio_pika.standby import Consuming, consumers
 from otel_waybill.clients.aio_pika.tasks import kept
@@ -21,6 +28,7 @@ from otel_waybill.clients.shared.arrival import arrive
 from otel_waybill.clients.shared.ledger import Owned
 from otel_waybill.clients.shared.policies import Consumer, check_prefetch, known_queue
 from otel_waybill.core.delivery import Outcome
+from otel_waybill.errors import InvalidPolicy
 from otel_waybill.guard import harmless
 from otel_waybill.patching import argument, replaced
 from otel_waybill.resilience.guarded import Guarded, Handler, Terms
@@ -102,8 +110,14 @@ async def run(terms: Terms, queue: str | None, message: IncomingMessage, handler
     """Handle one delivery that the program fetched itself, and return how it ended.
 
     Raises:
-        InvalidPolicy: the policy was not told which queue this is.
+        InvalidPolicy: the policy was not told which queue this is, or there is nothing left to settle.
     """
+    if message.processed:
+        msg = (
+            "a policy cannot run a message that is settled already, or was fetched with no_ack, because "
+            "nothing could be retried; fetch it without no_ack, and leave the settling to the policy"
+        )
+        raise InvalidPolicy(msg)
     return await _run(terms, queue, message, handler, pushed=False)
 
 
@@ -113,9 +127,10 @@ async def _run(
     channel = channel_of(message)
     consuming = consumers.of(channel).get(message.consumer_tag or "")
     consumed = None if consuming is None else consuming.queue
-    name = known_queue(queue or consumed or ledgers.about(channel, message.delivery_tag).queue)
+    known = ledgers.about(channel, message.delivery_tag)
+    name = known_queue(queue or consumed or known.queue)
     # Entered in the ledger before anything is awaited, so that no ack of another speaks for it.
-    guard = Guard(terms.holding(), handler, name, message, pushed=pushed)
+    guard = Guard(terms.holding(), handler, name, message, temporary=known.temporary, pushed=pushed)
     try:
         await _prepare(channel, name, terms)
     except BaseException:
@@ -130,7 +145,7 @@ def _delivering(handler: Handler, terms: Terms | None, queue: Queue, *, acknowle
     if terms is not None:
 
         async def guarded(message: IncomingMessage) -> None:
-            await Guard(terms, callback, queue.name, message).drive()
+            await Guard(terms, callback, queue.name, message, temporary=temporary(queue)).drive()
 
         return guarded
 
@@ -164,14 +179,17 @@ def _work(recorder: Recorder, message: IncomingMessage, queue: Queue, *, acknowl
     arrival = arrive(delivery(message, queue.name), ambient(), recorder)
     channel, facts = channel_of(message), arrival.delivery
     about = Message(
-        facts.exchange, facts.routing_key, queue.name, message, message.body, message.delivery_tag
+        facts.exchange,
+        facts.routing_key,
+        queue.name,
+        message,
+        message.body,
+        message.delivery_tag,
+        temporary(queue),
     )
     if acknowledges:
         ledgers.note(channel, about)
-    temporary = queue.exclusive or queue.auto_delete
-    return recorder.start(
-        PROCESS, about, endpoint(channel), arrival.inside(), links=arrival.links, temporary=temporary
-    )
+    return recorder.start(PROCESS, about, endpoint(channel), arrival.inside(), links=arrival.links)
 
 
 async def _prepare(channel: AbstractChannel, queue: str, terms: Terms, *, anew: bool = False) -> None:

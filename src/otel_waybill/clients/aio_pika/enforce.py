@@ -9,7 +9,6 @@ from aio_pika.message import IncomingMessage
 
 from otel_waybill.clients.aio_pika import live, standby
 from otel_waybill.clients.aio_pika.copies import copies
-from otel_waybill.clients.aio_pika.pull import take
 from otel_waybill.clients.aio_pika.read import (
     TOO_LATE,
     ambient,
@@ -20,7 +19,14 @@ from otel_waybill.clients.aio_pika.read import (
     endpoint,
     original,
 )
-from otel_waybill.clients.aio_pika.settle import Call, GuardedMessage, ledgers, mark_processed, send
+from otel_waybill.clients.aio_pika.settle import (
+    Call,
+    GuardedMessage,
+    fetched,
+    ledgers,
+    mark_processed,
+    send,
+)
 from otel_waybill.clients.aio_pika.tasks import kept
 from otel_waybill.clients.shared.arrival import arrive, execution
 from otel_waybill.clients.shared.departure import fitting
@@ -56,8 +62,15 @@ _copying = harmless("publishing a copy")
 class Guard:
     """One delivery under a policy; a performer for the driver and an entry for the ledger."""
 
-    def __init__(
-        self, terms: Terms, handler: Handler, queue: str, message: IncomingMessage, *, pushed: bool = True
+    def __init__(  # noqa: PLR0913 - what one delivery is, each part by its name
+        self,
+        terms: Terms,
+        handler: Handler,
+        queue: str,
+        message: IncomingMessage,
+        *,
+        temporary: bool = False,
+        pushed: bool = True,
     ) -> None:
         """Take charge of *message*, *pushed* to us in a task of its own or fetched by the program."""
         recorder = live.recorder()
@@ -71,14 +84,16 @@ class Guard:
         self._copy: asyncio.Task[Published] | None = None
         hop = arrival.waybill.hop or arrival.delivery
         self._tag = message.delivery_tag or 0
-        self._about = Message(hop.exchange, hop.routing_key, queue, message, message.body, self._tag)
+        self._about = Message(
+            hop.exchange, hop.routing_key, queue, message, message.body, self._tag, temporary
+        )
         self._journal = Journal(
             recorder,
             arrival,
             self.execution,
             self._about,
             endpoint(self._channel),
-            counted=take(message) is not None,
+            counted=fetched.take(self._channel, message.delivery_tag) is not None,
         )
         self._cancelled = False
         self.task = cast("asyncio.Task[object]", asyncio.current_task())

@@ -19,6 +19,7 @@ patches = (
     .add(QueueIterator, "__anext__", pull.anext_)
     .add(QueueIterator, "__aenter__", pull.aenter)
     .add(QueueIterator, "__aexit__", pull.aexit)
+    .add(QueueIterator, "close", pull.close)
     .add(ProcessContext, "__aenter__", pull.process_enter)
     .add(ProcessContext, "__aexit__", pull.process_exit)
     .add(IncomingMessage, "ack", settle.ack)

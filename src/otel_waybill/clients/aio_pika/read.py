@@ -6,6 +6,7 @@ import aiormq
 from aio_pika.abc import AbstractChannel
 from aio_pika.exceptions import AMQPException, ChannelInvalidStateError
 from aio_pika.message import IncomingMessage
+from aio_pika.queue import Queue
 from opentelemetry import baggage, trace
 from opentelemetry.context import Context, get_current
 from pamqp.commands import Basic
@@ -64,6 +65,11 @@ def channel_of(message: IncomingMessage) -> aiormq.abc.AbstractChannel:
     """Return the channel of *message*, closed or not; the public property raises when it is."""
     channel: aiormq.abc.AbstractChannel = message._IncomingMessage__channel  # type: ignore[attr-defined]  # private name
     return channel
+
+
+def temporary(queue: Queue) -> bool:
+    """Return whether *queue* goes with its consumer or its connection."""
+    return bool(queue.exclusive or queue.auto_delete)
 
 
 def delivery(message: IncomingMessage, queue: str | None) -> Delivery:

@@ -60,10 +60,15 @@ async def cancel(
     args: tuple[object, ...],
     kwargs: dict[str, object],
 ) -> object:
-    """Stand in for `Queue.cancel`: a consumer that is away does not come back."""
-    channel = await underlay_of(queue.channel)
-    consumers.of(channel).pop(argument(args, kwargs, 0, "consumer_tag", ""), None)
+    """Stand in for `Queue.cancel`."""
+    await forget(queue, argument(args, kwargs, 0, "consumer_tag", ""))
     return await wrapped(*args, **kwargs)
+
+
+async def forget(queue: Queue, tag: str) -> None:
+    """Let the consumer with *tag* end: if it is away, it does not come back."""
+    channel = await underlay_of(queue.channel)
+    consumers.of(channel).pop(tag, None)
 
 
 async def _leave(channel: AbstractChannel, tag: str, consuming: Consuming, seconds: float) -> None:
