@@ -196,8 +196,7 @@ def test_a_handler_may_end_its_own_consumer(
 
     send_bare(channel, policed)
     channel.basic_consume(policed, waybill.Policy(prefetch=1).wrap(handle, queue=policed))
-    pump(channel, lambda: calls)
-    channel.connection.process_data_events(0.05)
+    pump(channel, lambda: calls and ready())
 
     assert 1 == len(calls) == ready()
 

@@ -164,6 +164,7 @@ def test_the_channel_of_a_worker_works_in_the_connections_thread(
     channel.basic_consume(policed, wrapped(handle, policed, settle="handler", confirm_timeout=3600))
     pump(channel, lambda: settled)
     channel.close()
+    pump(channel, lambda: parked(amqp_url, policed))
 
     assert 1 == parked(amqp_url, policed)
 

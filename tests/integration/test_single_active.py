@@ -11,6 +11,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 import otel_waybill as waybill
 from conformance.broker import Broker
 from integration.pika_recording import Recorded, Unique, opened
+from otel_waybill.clients.aio_pika.standby import leave
 from otel_waybill.clients.pika.standby import consumers
 
 Connect = Callable[[str], Awaitable[AbstractConnection]]
@@ -101,6 +102,27 @@ def test_consumers_that_ended_are_forgotten(recorded: Recorded, channel: Blockin
     tag = channel.basic_consume(queue, lambda *_: None)
     assert [tag] == [*consumers.of(channel._impl)]
     assert () == recorded.spans
+
+
+@pytest.mark.usefixtures("telemetry")
+def test_aio_pika_consumer_that_the_broker_has_cancelled_has_left(amqp_url: str, unique: Unique) -> None:
+    """What it holds still goes back, though nobody can leave a queue that is gone."""
+    name = unique("single")
+    broker = Broker(amqp_url)
+    broker.declare(name)
+
+    async def story() -> None:
+        async with await aio_pika.connect(amqp_url) as connection:
+            queue = await _queue(connection, name)
+            tag = await queue.consume(print)
+            channel = await queue.channel.get_underlay_channel()
+            broker.delete(name)
+            while tag in channel.consumers:
+                await asyncio.sleep(0.01)
+            await leave(channel, tag, 60.0)
+
+    asyncio.run(story())
+    broker.close()
 
 
 def _pump(*channels: BlockingChannel, until: Callable[[], bool]) -> None:
