@@ -1,9 +1,11 @@
 """Ending consumers of pika in good order: what waits goes back, what runs may end, no copy is made twice."""
 
+import gc
 import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
+from weakref import ref
 
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
@@ -16,6 +18,8 @@ from integration.pika_recording import Recorded, opened, send_bare
 from integration.test_pika_workers import PATIENCE, assert_no_threads, pump
 from otel_waybill.clients.pika.settle import ledgers
 from otel_waybill.clients.pika.workers import WorkerChannel
+from otel_waybill.core.delivery import Result
+from otel_waybill.patching import passthrough
 
 RETRY = waybill.Retry(attempts=2, backoff=waybill.Backoff(first=0.2, ceiling=0.2, jitter="none"))
 _numbers = itertools.count()
@@ -192,8 +196,7 @@ def test_a_handler_may_end_its_own_consumer(
 
     send_bare(channel, policed)
     channel.basic_consume(policed, waybill.Policy(prefetch=1).wrap(handle, queue=policed))
-    pump(channel, lambda: calls)
-    channel.connection.process_data_events(0.05)
+    pump(channel, lambda: calls and ready())
 
     assert 1 == len(calls) == ready()
 
@@ -271,3 +274,51 @@ def test_what_has_not_begun_is_given_back(amqp_url: str, policed: str, ready: Ca
 
     assert [] == calls
     assert 4 == ready()
+
+
+@pytest.mark.parametrize("how", ["closed", "shutdown"])
+def test_what_is_held_leaves_nothing_behind_on_its_connection(
+    recorded: Recorded, channel: BlockingChannel, policed: str, gateway: waybill.CircuitBreaker, how: str
+) -> None:
+    """A channel ends and its connection lives on: no timer keeps the delivery, whose body may be large."""
+    beside = channel.connection.channel()
+    beside.basic_consume(policed, waybill.Policy(breaker=gateway).wrap(Failing()))
+    pump(channel, lambda: ledgers.of(beside._impl).entries)
+    held = ref(next(iter(ledgers.of(beside._impl).entries.values())))
+    if how == "shutdown":
+        waybill.shutdown(beside)
+    else:
+        beside.close()
+    gc.collect()
+
+    assert held() is None
+    assert "ack" not in recorded.operations
+
+
+@pytest.mark.usefixtures("recorded")
+@pytest.mark.parametrize("held", [True, False])
+def test_pull_whose_channel_the_broker_closes_is_over(
+    channel: BlockingChannel,
+    policed: str,
+    ready: Callable[[], int],
+    gateway: waybill.CircuitBreaker,
+    *,
+    held: bool,
+) -> None:
+    """While the message is held or before that: the program hears that it was given back."""
+    pump(channel, ready)
+    method, properties, body = channel.basic_get(policed)
+    assert isinstance(method, Basic.GetOk)
+    fail = Failing()
+
+    def spoil() -> None:
+        with passthrough():
+            channel._impl.basic_ack(0xFFFF)  # of no delivery
+
+    if held:
+        channel.connection.call_later(0, spoil)  # comes while it sleeps
+    else:
+        spoil()
+    outcome = waybill.Policy(breaker=gateway).run(channel, method, properties, body, fail)
+    assert outcome.result is Result.GIVEN_BACK
+    assert not fail.called

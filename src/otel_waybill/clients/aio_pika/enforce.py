@@ -8,7 +8,7 @@ from typing import cast
 from aio_pika.message import IncomingMessage
 
 from otel_waybill.clients.aio_pika import live, standby
-from otel_waybill.clients.aio_pika.copies import copies
+from otel_waybill.clients.aio_pika.copies import copies, fate
 from otel_waybill.clients.aio_pika.read import (
     TOO_LATE,
     ambient,
@@ -109,7 +109,7 @@ class Guard:
     @property
     def copied(self) -> bool:
         """Whether a copy is safe, so that there is nothing to give back."""
-        return self._copy is not None and self._copy.done() and self._copy.result().error is None
+        return self._copy is not None and self._copy.done() and fate(self._copy).error is None
 
     async def drive(self) -> Outcome:
         """See the delivery to its end."""
@@ -170,13 +170,13 @@ class Guard:
             with _copying:
                 work, headers = self._journal.departure(copy)
                 self._copy = self._publish(copy, headers)
-        fate = Published("not known")
+        published = Published("not known")
         try:
-            fate = await self._fate()
+            published = await self._fate()
         finally:
             if work is not None:
-                work.finish(None if fate.error is None else Unconfirmed(fate.error))
-        return self._unless_gone(fate)
+                work.finish(None if published.error is None else Unconfirmed(published.error))
+        return self._unless_gone(published)
 
     async def settle(self, verdict: Ack | GiveBack | Leave) -> None:
         """Tell the broker, if it is for us to do so, and close the books."""
@@ -229,7 +229,7 @@ class Guard:
             # To give it back now would be sure to duplicate a copy that is about to be safe.
             await asyncio.wait({self._copy}, timeout=timeout)
             raise
-        return self._copy.result() if self._copy.done() else Published(f"no confirm within {timeout:g} s")
+        return fate(self._copy) if self._copy.done() else Published(f"no confirm within {timeout:g} s")
 
     async def _send(self, operation: Operation, call: Call) -> None:
         if not live.patched and self._message.processed:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from aio_pika.queue import Queue
-from aiormq.abc import AbstractChannel, ArgumentsType
+from aiormq.abc import AbstractChannel, ArgumentsType, ConsumerCallback
 
 from otel_waybill.clients.aio_pika.read import TOO_LATE, underlay_of
 from otel_waybill.clients.aio_pika.tasks import kept
@@ -50,7 +50,10 @@ async def leave(channel: AbstractChannel, tag: str, seconds: float) -> None:
     if consuming is None:
         return  # the program has cancelled it
     if consuming.leaving is None:
-        consuming.leaving = asyncio.create_task(_leave(channel, tag, consuming, seconds))
+        callback = cast("Channel", channel).consumers.get(tag)
+        if callback is None:
+            return  # the broker has, by itself
+        consuming.leaving = asyncio.create_task(_leave(channel, tag, consuming, callback, seconds))
     await asyncio.shield(consuming.leaving)
 
 
@@ -71,8 +74,9 @@ async def forget(queue: Queue, tag: str) -> None:
     consumers.of(channel).pop(tag, None)
 
 
-async def _leave(channel: AbstractChannel, tag: str, consuming: Consuming, seconds: float) -> None:
-    callback = cast("Channel", channel).consumers[tag]
+async def _leave(
+    channel: AbstractChannel, tag: str, consuming: Consuming, callback: ConsumerCallback, seconds: float
+) -> None:
     await channel.basic_cancel(tag)
 
     async def come_back() -> None:

@@ -9,7 +9,7 @@ from pika.channel import Channel
 from pika.exceptions import ChannelClosedByBroker
 from pika.spec import Basic, BasicProperties
 
-from otel_waybill.clients.pika import live, settle, topology, workers
+from otel_waybill.clients.pika import live, settle, standby, topology, workers
 from otel_waybill.clients.pika.copies import copies
 from otel_waybill.clients.pika.enforce import Guard
 from otel_waybill.clients.pika.fetched import Pull
@@ -122,11 +122,12 @@ def basic_consume(
         delivering = Delivering(handler, queue, acknowledges=acknowledges)
         args, kwargs = replaced(args, kwargs, 1, "on_message_callback", delivering)
     tag = wrapped(*args, **kwargs)
-    consumers.of(underlying(channel))[tag] = Consuming(
+    consuming = Consuming(
         queue=queue,
         exclusive=argument(args, kwargs, 3, "exclusive", default=False),
         arguments=argument(args, kwargs, 5, "arguments"),
     )
+    standby.begun(underlying(channel), tag, consuming)
     return tag
 
 
