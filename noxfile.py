@@ -1,6 +1,7 @@
 """The checks of this project, each a session: ``nox -s tests``, ``nox -s demo``, ``nox -s lint``."""
 
 import sys
+from collections import Counter
 
 import nox
 
@@ -20,6 +21,8 @@ MATRIX = {
 """What the ranges of `pyproject.toml` allow; `nox -s matrix` runs what is installed of the Pythons."""
 FAIL_UNDER = 100
 """Percent of `DECIDING` that a full run of the tests has to cover."""
+KILLED_UNDER = 95
+"""Percent of the mutants that the unit tests of the core have to kill; docs/quality.md explains the rest."""
 
 if sys.version_info < (3, 11):  # noqa: UP036 - whoever starts nox chooses its Python
     sys.exit(f"otel-waybill needs Python 3.11 or newer, and nox runs on {sys.version.split()[0]}")
@@ -27,6 +30,18 @@ if sys.version_info < (3, 11):  # noqa: UP036 - whoever starts nox chooses its P
 
 def _group(name: str) -> tuple[str, ...]:
     return nox.project.dependency_groups(PYPROJECT, name)
+
+
+def _score(results: str) -> float:
+    """Print how many mutants of each module have which end, and return the percentage of those killed."""
+    ends = Counter[tuple[str, str]]()
+    for line in results.splitlines():
+        mutant, _, end = line.strip().rpartition(": ")
+        if mutant:
+            ends[mutant.partition(".x")[0], "killed" if end == "timeout" else end] += 1
+    for (module, end), count in sorted(ends.items()):
+        print(f"{module:40} {end:12} {count:5}")  # noqa: T201 - it is read on a terminal
+    return 100 * sum(count for (_, end), count in ends.items() if end == "killed") / ends.total()
 
 
 @nox.session
@@ -56,6 +71,18 @@ def soak(session: nox.Session) -> None:
     """Run at full rate for ten minutes while things break; ``--seconds`` after ``--`` is another time."""
     session.install(WITH_CLIENTS, *_group("tests"))
     session.run("python", "-m", "crash.soak", *session.posargs, env={"PYTHONPATH": "tests"})
+
+
+@nox.session
+def mutants(session: nox.Session) -> None:
+    """Change the core in thousands of small ways and see who notices; names of mutants may follow ``--``."""
+    session.install(WITH_CLIENTS, *_group("mutants"))
+    session.run("mutmut", "run", *session.posargs)
+    results = session.run("mutmut", "results", "--all", "true", silent=True)
+    score = _score(str(results))
+    session.log(f'killed {score:.1f} %; "mutmut results" lists the rest, "mutmut show" shows one')
+    if score < KILLED_UNDER and not session.posargs:
+        session.error(f"the tests have to kill {KILLED_UNDER} % of all mutants")
 
 
 @nox.session

@@ -11,7 +11,15 @@ from otel_waybill.testing.broker import broker
 
 # How long an example takes says something about the machine, not about the code.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# A mutant must not get away by luck, nor its run take long: nox -s mutants.
+settings.register_profile("mutants", settings.get_profile("untimed"), derandomize=True, max_examples=30)
 settings.load_profile("untimed")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Try examples before properties on a mutant: most are done with by the first test that fails."""
+    if config.getoption("--hypothesis-profile") == "mutants":
+        items.sort(key=lambda item: item.get_closest_marker("hypothesis") is not None)
 
 
 @pytest.fixture(scope="session")

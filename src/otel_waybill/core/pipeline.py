@@ -139,7 +139,7 @@ class Execution:
             # Who waits for a place is next in a line that moves; these may last for ever.
             left = self._held_since + self._spec.hold_max - now.monotonic
             if left <= 0.0:
-                return _after(events, self._ruled(self._case().let_go(now), now))
+                return _after(events, self._ruled(self._case().let_go(), now))
             wait = min(wait, left)
         return Step(Wait(seconds=wait, bell=self._turn.bell), events)
 

@@ -104,11 +104,11 @@ class Case:
             # Not one more: with its default limit of 20, RabbitMQ 4 drops the message after this delivery.
             return Parked(Reason.CRASH_LOOP, None)
         if retry is not None and retry.classic_guard and _is_from_a_classic_queue_again(delivery):
-            again = self.put_off(SHORTEST, Cost.ATTEMPT, now)
+            again = self._in_time(retry, self._away(SHORTEST, Cost.ATTEMPT), now)
             last = self.waybill.attempt >= retry.attempts or isinstance(again, Parked)
             return Parked(Reason.CRASH_LOOP, None) if last else again
         left = 0.0 if hop is None or hop.not_before is None else hop.not_before / 1000 - now.wall
-        return self.put_off(left, Cost.NOTHING, now) if left > 0.0 else None
+        return self._away(left, Cost.NOTHING) if left > 0.0 else None
 
     def stands_by(self, delivery: Delivery, seconds: float) -> bool:
         """Return whether a breaker that is open for *seconds* is a reason to leave the queue to others.
@@ -129,25 +129,20 @@ class Case:
         except Exception as fault:  # noqa: BLE001 - a predicate of the user's raised: a person has to look at it
             return Parked(Reason.PERMANENT, fault)
 
-    def put_off(
-        self, wait: float, cost: Cost, now: Instant, error: BaseException | None = None
-    ) -> Parked | Again:
-        """Rule on a message that is to come back in *wait* seconds, at the *cost* of that.
+    def let_go(self) -> Again:
+        """Rule on a message that was held for too long: away for a while, and then it waits here again.
 
-        What costs nothing has not run, so its deadline is judged when it comes back.
+        It has not run, so its deadline is judged when it comes back.
         """
+        # No longer than one rung, since every further one is a trip through the broker.
+        return self._away(min([_DEFERRAL, *self.declared[-1:]]) / 1000, Cost.NOTHING)
+
+    def _away(self, wait: float, cost: Cost, error: BaseException | None = None) -> Again:
         milliseconds = rung(wait, self.declared)
         if milliseconds is None:
             # Longer than a blink only where the order is kept, or where an error asks for it.
             wait = min(wait, self.spec.hold_max)
-        again = Again(wait, milliseconds, cost, error)
-        return again if cost is Cost.NOTHING else self._unless_late(again, now)
-
-    def let_go(self, now: Instant) -> Parked | Again:
-        """Rule on a message that was held for too long: away for a while, and then it waits here again."""
-        # No longer than one rung, since every further one is a trip through the broker.
-        away = min([_DEFERRAL, *self.declared[-1:]]) / 1000
-        return self.put_off(away, Cost.NOTHING, now)
+        return Again(wait, milliseconds, cost, error)
 
     def _under(self, retry: Retry, error: BaseException | None, now: Instant, u: float) -> Ruling:
         if error is not None and matches(retry.ignore, error):
@@ -162,10 +157,10 @@ class Case:
         if isinstance(error, CircuitOpen):
             # Nobody knows when a probe ends: to ask sooner than usual would use up the attempts for nothing.
             delay = max(delay, usual)
-        ruling = self.put_off(delay, cost, now, error)
+        ruling = self._in_time(retry, self._away(delay, cost, error), now)
         if isinstance(ruling, Parked) or cost is Cost.DEFERRAL or not free or self._affords(now):
             return ruling
-        return self.put_off(retry.backoff.ceiling, Cost.DEFERRAL, now, error)
+        return self._in_time(retry, self._away(retry.backoff.ceiling, Cost.DEFERRAL, error), now)
 
     def _affords(self, now: Instant) -> bool:
         return self.budget is None or self.budget(now.monotonic)
@@ -188,13 +183,13 @@ class Case:
         count = number(delivery.headers.get(names.HEADER_DELIVERY_COUNT)) or 0
         return (REDELIVERIES if self.spec.retry is None else self.spec.retry.redeliveries) - count
 
-    def _unless_late(self, again: Again, now: Instant) -> Parked | Again:
+    def _in_time(self, retry: Retry, again: Again, now: Instant) -> Parked | Again:
+        """Return *again*, unless it would come back too late."""
         if self.bounds.passed(now.monotonic + again.seconds):
             return Parked(Reason.DEADLINE_BEFORE_RETRY, again.error)
-        elapsed = None if self.spec.retry is None else self.spec.retry.elapsed
         first = None if self.waybill.hop is None else self.waybill.hop.first_failed_at
         since = 0.0 if first is None else now.wall - first / 1000
-        if elapsed is not None and since + again.seconds > elapsed:
+        if retry.elapsed is not None and since + again.seconds > retry.elapsed:
             return Parked(Reason.MAX_ELAPSED, again.error)
         return again
 

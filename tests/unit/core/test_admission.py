@@ -148,7 +148,8 @@ def test_held_delivery_is_put_off_in_the_end() -> None:
     story = Story(replace(RATED, hold_max=100.0), breaker=gate, limits=Limits(rate=pace))
     assert 60.0 == the(Wait, story.begin()).seconds
     assert 40.0 == the(Wait, story.tell(Waited(), 60.0)).seconds
-    step = story.tell(Waited(), 40.0)
+    assert 0.5 == the(Wait, story.tell(Waited(), 39.5)).seconds
+    step = story.tell(Waited(), 0.5)
     copy = the(Republish, step)
     assert (delay_name(2000), Result.DEFERRED, 2.0) == (
         copy.exchange,

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pytest
@@ -13,10 +13,13 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multip
 from otel_waybill.core.breaker import PROBE_WAIT, TRANSITIONS, Breaker, Permit, State, Trigger
 from otel_waybill.core.events import BreakerCalled, BreakerChanged, BreakerEvent, CallOutcome
 from otel_waybill.core.spec import BreakerSpec
-from otel_waybill.errors import CircuitOpen, DeadlineExceeded, InvalidPolicy
+from otel_waybill.errors import CircuitOpen, DeadlineExceeded
+from unit.core.objections import objection
 
 SPEC = BreakerSpec(name="payments", minimum_calls=4, open_jitter=0.0)
 SLOW = replace(SPEC, slow_after=1.0, slow_rate=0.5)
+CLASSES = "an exception class, a tuple of them, or a function of one exception"
+OPEN = "0 < open_for <= open_ceiling < inf (seconds)"
 BY_HAND = {
     Trigger.FORCED: State.FORCED_OPEN,
     Trigger.OBSERVED: State.METRICS_ONLY,
@@ -93,6 +96,24 @@ def test_closed_breaker_lets_everybody_in() -> None:
     assert State.CLOSED is breaker.state
     admissions = [breaker.acquire(0.0, 0.5) for _ in range(100)]
     assert all(each.permit and not each.permit.probe and each.changed is None for each in admissions)
+
+
+def test_permit_knows_whose_it_is() -> None:
+    """Whoever holds several permits can tell which breaker gave which, for a probe as well."""
+    closed, half_open = Breaker(SPEC), brought_to(State.HALF_OPEN)
+    assert closed is let_in(closed, 0.0).breaker
+    assert half_open is let_in(half_open, 5.0).breaker
+
+
+@pytest.mark.parametrize("state", State)
+def test_who_need_not_ask_is_admitted(state: State) -> None:
+    """The short way in is open where all are let in, and nowhere else."""
+    permit = brought_to(state).admit(7.0)
+    if state in {State.CLOSED, State.METRICS_ONLY, State.DISABLED}:
+        assert permit is not None
+        assert (7.0, False, True) == (permit.since, permit.probe, permit.open)
+    else:
+        assert permit is None
 
 
 def test_opens_at_the_failure_rate() -> None:
@@ -309,6 +330,15 @@ def test_holds_tells_valid_permits_from_others() -> None:
 # Windows and slow calls.
 
 
+def test_window_is_as_long_as_it_says() -> None:
+    """What failed half a minute ago counts in a window of a minute, and in the usual one no longer."""
+    for window, expected in ((60.0, State.OPEN), (None, State.CLOSED)):
+        breaker = Breaker(replace(SPEC, window=window))
+        for now in (0.0, 10.0, 20.0, 30.0):
+            fail(breaker, let_in(breaker, now), now)
+        assert expected is breaker.state
+
+
 def test_window_of_calls_knows_no_time() -> None:
     """A dependency that is called once an hour is judged by its last calls."""
     breaker = Breaker(BreakerSpec(name="payments", window_calls=4, minimum_calls=4))
@@ -346,6 +376,14 @@ def test_slow_call_counts_as_slow_also_when_it_fails() -> None:
     assert fail(breaker, let_in(breaker, 0.0), 5.0) is not None
 
 
+def test_few_slow_calls_leave_it_closed() -> None:
+    """One slow call of four is ordinary life, whatever comes after it."""
+    breaker = Breaker(SLOW)
+    for seconds in (0.5, 0.5, 0.5, 5.0, 0.5):
+        assert succeed(breaker, let_in(breaker, 0.0), seconds) is None
+    assert State.CLOSED is breaker.state
+
+
 def test_slow_probe_has_failed() -> None:
     """What answers too late when it is tried is not back."""
     breaker = tripped(replace(SLOW, probes=1))
@@ -367,11 +405,13 @@ def test_every_call_has_one_outcome() -> None:
     """What is told of a call is how it ended, once, and also when the breaker no longer cares."""
     breaker = Breaker(replace(SLOW, minimum_calls=20))
     quick, slow, failed, back = (let_in(breaker, 0.0) for _ in range(4))
-    assert [CallOutcome.SUCCESS] == outcomes(breaker.succeed(quick, 1.0, 0.5))
+    success = BreakerCalled(breaker="payments", outcome=CallOutcome.SUCCESS)
+    assert (success,) == breaker.succeed(quick, 1.0, 0.5), "and nothing else"
     assert [CallOutcome.SLOW] == outcomes(breaker.succeed(slow, 1.5, 0.5))
     assert [CallOutcome.FAILURE] == outcomes(breaker.fail(failed, 1.5, 0.5))
     assert [CallOutcome.IGNORED] == outcomes(breaker.release(back))
     for permit in (quick, slow, failed, back):
+        assert permit.open is False
         assert (
             ()
             == breaker.succeed(permit, 2.0, 0.5)
@@ -526,36 +566,59 @@ def test_every_state_and_trigger_is_in_the_table() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"),
+    ("expected", "wrong"),
     [
-        ({"name": ""}, "a name for the breaker"),
-        ({"window": 0.0}, r"0 < window < inf \(seconds\)"),
-        ({"window": 10.0, "window_calls": 100}, r"one of window and window_calls, got \(10.0, 100\)"),
-        ({"window_calls": 19}, r"minimum_calls <= window_calls, because it would never open, got \(20, 19\)"),
-        ({"slow_after": 0.0}, r"0 < slow_after < inf \(seconds\)"),
-        ({"slow_after": math.nan}, "0 < slow_after < inf"),
-        ({"slow_rate": 0.0}, "0 < slow_rate <= 1"),
-        ({"probe_timeout": math.inf}, r"0 < probe_timeout < inf \(seconds\)"),
-        ({"failures": (OSError, "OSError")}, "failures: an exception class, a tuple of them, or a function"),
-        ({"ignored": [OSError]}, "ignored: an exception class, a tuple of them, or a function"),
-        ({"window": math.inf}, r"0 < window < inf \(seconds\)"),
-        ({"minimum_calls": 0}, "minimum_calls >= 1"),
-        ({"failure_rate": 0.0}, "0 < failure_rate <= 1"),
-        ({"failure_rate": 50}, "0 < failure_rate <= 1, got 50"),
-        ({"open_for": 0.0}, r"0 < open_for <= open_ceiling < inf \(seconds\)"),
-        ({"open_for": 61.0}, r"got \(61.0, 60.0\)"),
-        ({"open_ceiling": math.inf}, "open_ceiling < inf"),
-        ({"open_jitter": 1.0}, "0 <= open_jitter < 1"),
-        ({"open_jitter": -0.1}, "0 <= open_jitter < 1"),
-        ({"probes": 0}, "probes >= 1"),
-        ({"probe_success": 0.0}, "0 < probe_success <= 1"),
-        ({"probe_success": 1.1}, "0 < probe_success <= 1"),
+        ("a name for the breaker, got ''", {"name": ""}),
+        ("0 < window < inf (seconds), got 0.0", {"window": 0.0}),
+        ("0 < window < inf (seconds), got inf", {"window": math.inf}),
+        ("one of window and window_calls, got (10.0, 100)", {"window": 10.0, "window_calls": 100}),
+        (
+            "minimum_calls <= window_calls, because it would never open, got (20, 19)",
+            {"window_calls": 19},
+        ),
+        ("minimum_calls >= 1, got 0", {"minimum_calls": 0}),
+        ("0 < slow_after < inf (seconds), got 0.0", {"slow_after": 0.0}),
+        ("0 < slow_after < inf (seconds), got nan", {"slow_after": math.nan}),
+        ("0 < probe_timeout < inf (seconds), got inf", {"probe_timeout": math.inf}),
+        ("0 < slow_rate <= 1, got 0.0", {"slow_rate": 0.0}),
+        ("0 < failure_rate <= 1, got 0.0", {"failure_rate": 0.0}),
+        ("0 < failure_rate <= 1, got 50", {"failure_rate": 50}),
+        ("0 < probe_success <= 1, got 0.0", {"probe_success": 0.0}),
+        ("0 < probe_success <= 1, got 1.1", {"probe_success": 1.1}),
+        (f"failures: {CLASSES}, got 'OSError'", {"failures": "OSError"}),
+        (f"ignored: {CLASSES}, got [<class 'OSError'>]", {"ignored": [OSError]}),
+        (f"{OPEN}, got (0.0, 60.0)", {"open_for": 0.0}),
+        (f"{OPEN}, got (61.0, 60.0)", {"open_for": 61.0}),
+        (f"{OPEN}, got (5.0, inf)", {"open_ceiling": math.inf}),
+        ("0 <= open_jitter < 1, got 1.0", {"open_jitter": 1.0}),
+        ("0 <= open_jitter < 1, got -0.1", {"open_jitter": -0.1}),
+        ("probes >= 1, got 0", {"probes": 0}),
     ],
 )
-def test_refuses_values_outside_their_range(wrong: dict[str, Any], message: str) -> None:
+def test_refuses_values_outside_their_range(expected: str, wrong: dict[str, Any]) -> None:
     """A setting that cannot work is an error that states the rule, its unit and what was seen."""
-    with pytest.raises(InvalidPolicy, match=message):
-        BreakerSpec(**{"name": "payments", **wrong})
+    assert f"need {expected}" == objection(lambda: BreakerSpec(**{"name": "payments", **wrong}))
+
+
+@pytest.mark.parametrize(
+    "edge",
+    [
+        {"window": 0.5},
+        {"window_calls": 20},
+        {"minimum_calls": 1},
+        {"slow_after": 0.5, "slow_rate": 1.0},
+        {"failure_rate": 1.0},
+        {"probe_success": 1.0},
+        {"probe_timeout": 0.5},
+        {"open_for": 0.5},
+        {"open_for": 60.0},
+        {"open_jitter": 0.0},
+        {"probes": 1},
+    ],
+)
+def test_allows_values_at_the_edge_of_their_range(edge: dict[str, Any]) -> None:
+    """The smallest and largest values that make sense."""
+    assert edge.items() <= asdict(BreakerSpec(name="payments", **edge)).items()
 
 
 @dataclass(eq=False)
@@ -702,4 +765,4 @@ class BreakerMachine(RuleBasedStateMachine):
 
 
 TestBreakerMachine = BreakerMachine.TestCase
-TestBreakerMachine.settings = settings(max_examples=200, stateful_step_count=60)
+TestBreakerMachine.settings = settings(max_examples=2 * settings().max_examples, stateful_step_count=60)

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from otel_waybill import names
 from otel_waybill.core.belief import BELIEF
-from otel_waybill.core.copies import parking_headers, remembered, retry_headers
+from otel_waybill.core.copies import parking_headers, remembered, retry_headers, to_ladder, to_parking
 from otel_waybill.core.delivery import Delivery, Outcome, Reason, Result
 from otel_waybill.core.headers import for_copy
-from otel_waybill.core.spec import Describe
+from otel_waybill.core.spec import Describe, PolicySpec
 from otel_waybill.core.waybill import Hop, Waybill, decode
 
 NOW = 1_764_000_000.789
@@ -85,6 +85,15 @@ def test_later_copies_remember_the_same() -> None:
     decoded = decode(again, {}, now=NOW + 5, belief=BELIEF).waybill
     second = retry_headers(again, decoded.retried(), NOW + 5)
     assert first | {"traceparent": "another", "waybill-attempt": "3", "waybill-retries": "1"} == second
+
+
+def test_copy_from_no_known_queue_goes_where_what_nobody_can_route_is_kept() -> None:
+    """A delivery without a queue has no way back, and is not lost for that."""
+    delivery = DELIVERY._replace(queue=None)
+    retried = Outcome(result=Result.RETRIED, attempt=1)
+    ended = Outcome(result=Result.PARKED, attempt=1, reason=Reason.PERMANENT)
+    assert "" == to_ladder(delivery, Waybill(), 1000, retried, NOW).routing_key
+    assert "" == to_parking(delivery, Waybill(), ended, PolicySpec(), NOW).routing_key
 
 
 def test_put_off_copy_says_when_and_how_often() -> None:

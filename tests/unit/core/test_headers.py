@@ -3,13 +3,14 @@
 from datetime import UTC, datetime
 from decimal import Decimal
 from types import MappingProxyType
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from otel_waybill import names
-from otel_waybill.core.headers import for_copy, for_handler, number, text, without_ours
+from otel_waybill.core.headers import for_copy, for_handler, number, ours, snapshot, text, without_ours
 
 scalars = (
     st.none()
@@ -127,3 +128,27 @@ def test_handler_of_a_retry_sees_the_original_headers() -> None:
         "x-death": [{}],
     }
     assert {"tenant": "acme", names.HEADER_DEADLINE: "1764000005000"} == for_handler(table)
+
+
+@given(tables)
+def test_table_is_ours_and_what_is_not(table: dict[str, object]) -> None:
+    """Each header is on one of the two sides, as it was."""
+    mine, others = ours(table), without_ours(table)
+    assert all(key.startswith("waybill-") for key in mine)
+    assert not any(key.startswith("waybill-") for key in others)
+    assert table.keys() == mine.keys() | others.keys()
+    assert all(table[key] is value for key, value in (mine | others).items())
+
+
+def test_snapshot_is_nobody_elses() -> None:
+    """What a handler does to the headers that it was given changes none that were received, at any depth."""
+    part = object()
+    table: dict[str, Any] = {"tags": ["new", {"of": ["shop"]}], "tables": {"a": {"b": [1]}}, "part": part}
+    taken = snapshot(table)
+    assert table == taken
+    assert part is taken["part"], "only tables and arrays can be changed"
+    table["tags"][1]["of"].append("other")
+    table["tables"]["a"]["b"].append(2)
+    table["late"] = True
+    assert {"tags": ["new", {"of": ["shop"]}], "tables": {"a": {"b": [1]}}, "part": part} == taken
+    assert {} == snapshot(None) == snapshot({})

@@ -307,4 +307,4 @@ class Life(RuleBasedStateMachine):
 
 
 TestLife = Life.TestCase
-TestLife.settings = settings(max_examples=300, stateful_step_count=20, deadline=None)
+TestLife.settings = settings(max_examples=3 * settings().max_examples, stateful_step_count=20)

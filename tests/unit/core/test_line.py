@@ -267,7 +267,7 @@ class PaceCrowd(Crowd):
 TestSlots = SlotsCrowd.TestCase
 TestPace = PaceCrowd.TestCase
 for machine in (TestSlots, TestPace):
-    machine.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+    machine.settings = settings(stateful_step_count=30)
 
 
 @pytest.mark.parametrize("line", [lambda: Slots(1), lambda: Pace(TokenBucket(rate=1.0, burst=1.0))])

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from otel_waybill import names
 from otel_waybill.core.backoff import LONGEST_DELAY, Backoff
 from otel_waybill.core.bounds import Bounds
 from otel_waybill.core.delivery import Delivery, Instant, Reason
@@ -246,6 +247,7 @@ def test_time_for_retries_used_up() -> None:
     """No further run is planned beyond it, and the wait until then counts, as it is on its rung."""
     assert Parked(Reason.MAX_ELAPSED, ERROR) == case(failed_ago(9.5), elapsed=10.0).after(ERROR, NOW, 0.0)
     assert isinstance(case(failed_ago(9.0), elapsed=10.0).after(ERROR, NOW, 0.0), Again)
+    assert isinstance(case(elapsed=1.0).after(ERROR, NOW, 0.0), Again), "it begins with the first failure"
     rounded = case(backoff=Backoff(first=1.2, ceiling=8.0, jitter="none"), elapsed=1.3)
     assert Parked(Reason.MAX_ELAPSED, ERROR) == rounded.after(ERROR, NOW, 0.0)
 
@@ -268,15 +270,38 @@ def test_deadline_comes_before_the_time_for_retries() -> None:
 def test_what_has_not_run_is_not_judged() -> None:
     """A message that was held too long goes away, late or not: what that means is asked when it is back."""
     late = case(failed_ago(60.0), PASSED, elapsed=10.0)
-    assert Again(2.0, 2000, Cost.NOTHING) == late.let_go(NOW)
+    assert Again(2.0, 2000, Cost.NOTHING) == late.let_go()
 
 
 def test_held_message_goes_away_on_one_rung() -> None:
     """Away for 30 s, or on the longest rung there is: one trip through the broker, not sixty."""
     long = case(backoff=Backoff(first=600.0, ceiling=600.0, jitter="none"))
-    assert Again(30.0, 724_077, Cost.NOTHING) == long.let_go(NOW)
-    short = case(backoff=Backoff(first=0.25, ceiling=0.5, jitter="none"))
-    assert Again(0.5, 500, Cost.NOTHING) == short.let_go(NOW)
+    assert Again(30.0, 724_077, Cost.NOTHING) == long.let_go()
+    short = case(attempts=4, backoff=Backoff(first=0.25, ceiling=1.0, jitter="none"))
+    assert (250, 500, 1000) == short.declared
+    assert Again(1.0, 1000, Cost.NOTHING) == short.let_go()
+
+
+@pytest.mark.parametrize(
+    ("expected", "seconds", "single_active", "deliveries"),
+    [
+        (True, 60.0, True, 0),
+        (True, 1.0, True, 16),
+        (False, 0.999, True, 0),
+        (False, 60.0, False, 0),
+        (False, 60.0, True, 17),
+    ],
+)
+def test_when_the_queue_is_left_to_others(
+    seconds: float, deliveries: int, *, expected: bool, single_active: bool
+) -> None:
+    """For no blink, only where somebody else waits for it, and not at the price of the last redeliveries."""
+    counted = Delivery(
+        queue="orders", exchange="", routing_key="orders", headers={names.HEADER_DELIVERY_COUNT: deliveries}
+    )
+    spec = PolicySpec(single_active=single_active)
+    judged = Case(spec=spec, declared=(), waybill=Waybill(), bounds=Bounds(), budget=None)
+    assert expected is judged.stands_by(counted, seconds)
 
 
 def test_message_that_may_have_killed_moves_out_of_the_way() -> None:

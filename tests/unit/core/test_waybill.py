@@ -437,10 +437,46 @@ def test_identity_is_the_message_id_until_a_copy_says_so() -> None:
     assert read({}).waybill.id is None
 
 
+def test_identity_comes_beside_what_the_headers_say() -> None:
+    """A message id takes nothing away from the end-to-end facts."""
+    said = decode(arriving(SAID, message_id="4711"), {}, now=NOW, belief=BELIEF)
+    assert Decoded(replace(ALL_SAID, id="4711")) == said
+
+
+@pytest.mark.parametrize("name", ["a" * 255, "ä" * 127 + "a", ""])
+def test_longest_and_shortest_name_are_names(name: str) -> None:
+    """As long as a broker allows, counted in octets, and the one of the default exchange."""
+    assert Decoded(Waybill(hop=Hop(exchange=name))) == returned({names.HEADER_ORIGIN_EXCHANGE: name})
+
+
+@pytest.mark.parametrize("expiration", ["soon", "", "-1", 1.5])
+def test_expiration_that_no_broker_takes_is_absent(expiration: object) -> None:
+    """No copy was made of such a message: somebody else has written it."""
+    said = returned({names.HEADER_ORIGIN_EXPIRATION: expiration})
+    assert Decoded(Waybill(hop=Hop()), (names.HEADER_ORIGIN_EXPIRATION,)) == said
+
+
+def test_first_attempt_may_say_so() -> None:
+    """A message that was put off before its first run comes back as it went."""
+    assert Decoded(Waybill(attempt=1, hop=Hop())) == returned({names.HEADER_ATTEMPT: "1"})
+
+
+def test_what_came_over_another_way_is_judged_as_well() -> None:
+    """Facts that make no sense are named, and a clock that is ahead is told, without a delivery too."""
+    headers = {
+        names.HEADER_DEADLINE: str(round((NOW + 35) * 1000)),
+        names.HEADER_TIMEOUT: "5000",
+        names.HEADER_RETRIES: "many",
+    }
+    expected = Decoded(Waybill(deadline=NOW + 5), (names.HEADER_RETRIES,), 30.0)
+    assert expected == decode_end_to_end(headers, {}, now=NOW)
+
+
 def test_deadline_is_only_ever_shortened() -> None:
     """A later deadline changes nothing, an earlier one holds."""
     waybill = Waybill(deadline=NOW, request_id="123456")
     assert waybill is waybill.shortened(None)
+    assert waybill is waybill.shortened(NOW)
     assert waybill is waybill.shortened(NOW + 1)
     assert Waybill(deadline=NOW - 1, request_id="123456") == waybill.shortened(NOW - 1)
     assert Waybill(deadline=NOW) == EMPTY.shortened(NOW)
