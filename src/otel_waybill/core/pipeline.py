@@ -128,8 +128,6 @@ class Execution:
         return _after(changed, self._run(now) if refusal is None else self._hold(refusal, now))
 
     def _hold(self, refusal: Refusal, now: Instant) -> Step:
-        if self._held_since is None:
-            self._held_since = now.monotonic
         if refusal.breaker is not None and self._case().stands_by(self._delivery, refusal.seconds):
             return self._stand_by(refusal.seconds)
         events = self._presence.held(refusal)
@@ -137,6 +135,8 @@ class Execution:
         wait = self._bounds.shortened(refusal.seconds, now.monotonic)
         if refusal.limit != CONCURRENCY and not self._spec.in_order:
             # Who waits for a place is next in a line that moves; these may last for ever.
+            if self._held_since is None:
+                self._held_since = now.monotonic
             left = self._held_since + self._spec.hold_max - now.monotonic
             if left <= 0.0:
                 return _after(events, self._ruled(self._case().let_go(now), now))

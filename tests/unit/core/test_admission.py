@@ -10,7 +10,7 @@ from otel_waybill.core.backoff import Backoff
 from otel_waybill.core.delivery import Delivery, Reason, Result
 from otel_waybill.core.events import Ended, Held, Released
 from otel_waybill.core.gate import Limits
-from otel_waybill.core.limits import RateLimit
+from otel_waybill.core.limits import ConcurrencyLimit, RateLimit
 from otel_waybill.core.line import Bell, Slots
 from otel_waybill.core.retry import Retry
 from otel_waybill.core.spec import OnExpired, PolicySpec
@@ -180,6 +180,14 @@ def test_time_held_starts_anew_with_every_hold() -> None:
     the(Wait, story.tell(Raised(ValueError()), 600.0))
     gate.refusals.append(200.0)
     assert 200.0 == the(Wait, story.tell(Waited(), 0.1)).seconds
+
+
+def test_time_in_line_for_a_place_is_not_held_against_anybody() -> None:
+    """What waited for an hour until others were done may still wait for its pace."""
+    limits = Limits(concurrency=Line([math.inf]), rate=Line([60.0]))
+    story = Story(replace(RATED, concurrency=ConcurrencyLimit(1), hold_max=100.0), limits=limits)
+    the(Wait, story.begin())
+    assert 60.0 == the(Wait, story.tell(Waited(), 3600.0)).seconds
 
 
 def test_put_off_message_is_judged_when_it_is_back() -> None:
