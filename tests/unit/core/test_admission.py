@@ -74,7 +74,7 @@ def test_delivery_waits_for_a_place_until_it_is_called() -> None:
     places = Line([math.inf])
     story = Story(limits=Limits(concurrency=places))
     step = story.begin()
-    assert Step(Wait(seconds=math.inf), (Held(queue="orders", limit="concurrency"),)) == step
+    assert Step(Wait(seconds=60.0), (Held(queue="orders", limit="concurrency"),)) == step
     assert the(Wait, step).bell in places.known
     step = story.tell(Waited(), 500.0)
     assert (Released(queue="orders", limit="concurrency"), STARTED) == step.events
@@ -119,7 +119,7 @@ def test_place_is_given_up_during_a_backoff() -> None:
     the(Wait, failed(story))
     assert set() == places.known
     places.refusals.append(math.inf)
-    assert math.inf == the(Wait, story.tell(Waited(), 0.1)).seconds
+    assert 60.0 == the(Wait, story.tell(Waited(), 0.1)).seconds
 
 
 def test_place_is_given_up_before_the_copy() -> None:
@@ -213,7 +213,7 @@ def test_failed_message_keeps_its_place_in_order() -> None:
     places = Slots(1)
     first, second = (Story(IN_ORDER, limits=Limits(places)) for _ in range(2))
     assert 1.0 == the(Wait, failed(first)).seconds
-    assert math.inf == the(Wait, second.begin()).seconds
+    assert 60.0 == the(Wait, second.begin()).seconds
     assert 2 == the(Run, first.tell(Waited(), 1.0)).attempt
     the(Ack, first.tell(Returned()))
     the(Run, second.tell(Waited()))
