@@ -271,6 +271,9 @@ def test_last_leg_is_rounded_up_and_not_early() -> None:
     copy = the(Republish, Story(waybill=early(1.5)).begin())
     assert delay_name(2000) == copy.exchange
     assert names.HEADER_NOT_BEFORE not in copy.headers
+    exact = the(Republish, failed(Story()))
+    assert delay_name(1000) == exact.exchange
+    assert names.HEADER_NOT_BEFORE not in exact.headers
 
 
 def test_moment_too_early_is_waited_here() -> None:
