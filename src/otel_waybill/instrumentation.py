@@ -78,8 +78,9 @@ def _terms(policies: Mapping[str, Policy] | None) -> Mapping[str, Terms] | None:
 def uninstrument() -> None:
     """Take it all back: the methods are the identical ones again, and open channels fall silent.
 
-    Consumers that are under a policy keep it. From then on their handlers must settle, if they do, through
-    the channel or message that they are given.
+    Consumers that are under a policy keep it, until a robust connection has to make them anew: stop consuming
+    first, see `shutdown`. From then on their handlers must settle, if they do, through the channel or message
+    that they are given.
     """
     for instrumentor in _installed():
         if instrumentor.is_instrumented_by_opentelemetry:
