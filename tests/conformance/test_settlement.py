@@ -355,13 +355,34 @@ def test_policy_needs_acknowledgements(client: Client, telemetry: Telemetry, que
         )
 
 
-def test_policy_needs_a_queue_that_stays(client: Client, telemetry: Telemetry, way: Way) -> None:
-    """A queue that vanishes with its consumer has nowhere for a retry to come back to."""
-    name = client.private_queue()
+@pytest.mark.parametrize("named", [False, True])
+def test_policy_needs_a_queue_that_stays(
+    client: Client, telemetry: Telemetry, way: Way, unique: Callable[[str], str], *, named: bool
+) -> None:
+    """A queue that vanishes with its consumer has nowhere for a retry to come back to, whoever named it."""
+    wanted = unique("private") if named else ""
     callback = client.native(nack)
-    telemetry.instrument(policies={name: Policy()} if way.name == BY_NAME.name else None)
+    telemetry.instrument()
+    name = client.private_queue(wanted)
+    if way.name == BY_NAME.name:
+        waybill.instrument(policies={name: Policy()})
     with pytest.raises(InvalidPolicy, match="exclusive"):
         client.consume(name, Policy().wrap(callback) if way.name == WRAP.name else callback)
+
+
+def test_policy_needs_a_queue_and_no_stream(
+    client: Client, telemetry: Telemetry, way: Way, broker: Broker, unique: Callable[[str], str]
+) -> None:
+    """A stream keeps what was acknowledged, so that a retry would be a new message for all its readers."""
+    name = unique("stream")
+    callback = client.native(nack)
+    telemetry.instrument(policies={name: Policy()} if way.name == BY_NAME.name else None)
+    client.stream(name)
+    try:
+        with pytest.raises(InvalidPolicy, match="it is a stream"):
+            client.consume(name, Policy().wrap(callback) if way.name == WRAP.name else callback)
+    finally:
+        broker.delete(name)
 
 
 def test_policy_needs_a_bounded_prefetch(client: Client, telemetry: Telemetry, queue: str, way: Way) -> None:
