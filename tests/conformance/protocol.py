@@ -105,8 +105,8 @@ class Received(Protocol):
     async def pause(self, seconds: float) -> None:
         """Be at work for some time."""
 
-    def process(self) -> AbstractAsyncContextManager[object]:
-        """Return the client's own block that settles; only with `Features.process`."""
+    def process(self, **flags: bool) -> AbstractAsyncContextManager[object]:
+        """Return the client's own block that settles, with its own *flags*; only with `Features.process`."""
 
 
 Handler = Callable[[Received], Awaitable[object]]

@@ -150,6 +150,53 @@ def test_block_of_the_client_is_understood(
         assert "Refused" == facts(telemetry.processes()[0])["error.type"]
 
 
+@pytest.mark.parametrize("settle", ["return", "handler"])
+@pytest.mark.parametrize("flag", ["requeue", "reject_on_redelivered", "ignore_processed"])
+@clients_that(lambda features: features.process)
+def test_flags_of_the_block_make_no_difference(  # noqa: PLR0913, PLR0917 - each is a fixture
+    client: Client, queue: str, way: Way, broker: Broker, flag: str, settle: Settle
+) -> None:
+    """What the block would tell the broker about a failure, on a redelivered message too, is for the policy."""
+    attempts = []
+
+    async def handle(message: Received) -> None:
+        attempts.append((waybill.current().attempt, message.redelivered))
+        async with message.process(**{flag: True}):
+            if len(attempts) == 1:
+                raise Refused
+
+    broker.publish(queue)
+    broker.wear(queue, 1)
+    way.consume(queue, handle, Policy(settle=settle, retry=RETRY))
+    until(client, lambda: len(attempts) == 2)
+    idle(client)
+
+    assert [(1, True), (2, False)] == attempts
+
+
+@pytest.mark.parametrize("settle", ["return", "handler"])
+@pytest.mark.parametrize("refusal", ["nack", "reject"])
+def test_refusal_before_an_exception_counts_once(
+    client: Client, queue: str, way: Way, refusal: str, settle: Settle
+) -> None:
+    """A handler that refuses what it failed on, and raises all the same, has failed once."""
+    attempts = []
+
+    async def handle(message: Received) -> None:
+        attempts.append((waybill.current().attempt, message.redelivered))
+        if len(attempts) == 1:
+            await REFUSALS[refusal](message)
+            raise Refused
+        await message.ack()
+
+    way.consume(queue, handle, Policy(settle=settle, retry=RETRY))
+    publish(client, queue)
+    until(client, lambda: len(attempts) == 2)
+    idle(client, 0.4)
+
+    assert [(1, False), (2, False)] == attempts
+
+
 @pytest.mark.parametrize("refusal", REFUSALS)
 def test_refused_message_without_retries_is_parked(
     client: Client, queue: str, way: Way, broker: Broker, refusal: str

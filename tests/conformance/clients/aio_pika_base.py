@@ -77,9 +77,9 @@ class AioReceived:
         """Be at work for some time."""
         await asyncio.sleep(seconds)
 
-    def process(self) -> AbstractAsyncContextManager[object]:
+    def process(self, **flags: bool) -> AbstractAsyncContextManager[object]:
         """Return the block that acks at its end, and rejects when an exception leaves it."""
-        return self.message.process()
+        return self.message.process(**flags)
 
 
 class AioPika:

@@ -58,7 +58,7 @@ class PikaReceived:
         """Be at work for some time."""
         time.sleep(seconds)  # noqa: ASYNC251 - there is no loop behind this one
 
-    def process(self) -> AbstractAsyncContextManager[object]:
+    def process(self, **flags: bool) -> AbstractAsyncContextManager[object]:
         """Fail: pika has no such thing."""
         raise NotImplementedError
 
