@@ -93,7 +93,9 @@ def consume_pika(url: str, prefetch: int | None, seconds: float) -> Rate:
         channel.basic_qos(prefetch_count=prefetch)
     counter = Counter(seconds)
 
-    def handle(_: BlockingChannel, _method: Basic.Deliver, _properties: BasicProperties, _body: bytes) -> None:
+    def handle(
+        _: BlockingChannel, _method: Basic.Deliver, _properties: BasicProperties, _body: bytes
+    ) -> None:
         counter.fail()
 
     channel.basic_consume(QUEUE, policy().wrap(handle))

@@ -16,10 +16,12 @@ from conformance.protocol import PATIENCE
 from conformance.telemetry import facts, here, identity, links, parent
 from integration.aio_pika_recording import Doors, Tell
 from integration.pika_recording import Unique
+from otel_waybill.clients.aio_pika.read import channel_of
 from otel_waybill.clients.aio_pika.settle import fetched, ledgers
 
 if TYPE_CHECKING:
     from aio_pika.abc import AbstractMessage, HeadersType
+    from aio_pika.message import IncomingMessage
 
 
 class Plain:
@@ -242,10 +244,11 @@ def test_what_is_settled_is_forgotten(tell: Tell) -> None:
         await doors.queue.get()
         await (await doors.queue.get()).ack(multiple=True)
         await doors.queue.get(no_ack=True)
-        async with (await doors.queue.get()).process():
+        last = cast("IncomingMessage", await doors.queue.get())
+        async with last.process():
             pass
 
-        channel = await doors.channel.get_underlay_channel()
+        channel = channel_of(last)
         assert [1, 0] == [len(fetched._of.of(channel)), len(ledgers.of(channel)._about)]
 
     tell(story)

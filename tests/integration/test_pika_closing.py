@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from weakref import ref
 
+import pika
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.channel import Channel
@@ -308,7 +309,9 @@ def test_pull_whose_channel_the_broker_closes_is_over(
     """While the message is held or before that: the program hears that it was given back."""
     pump(channel, ready)
     method, properties, body = channel.basic_get(policed)
-    assert isinstance(method, Basic.GetOk)
+    assert method is not None
+    assert properties is not None
+    assert body is not None
     fail = Failing()
 
     def spoil() -> None:
@@ -322,3 +325,25 @@ def test_pull_whose_channel_the_broker_closes_is_over(
     outcome = waybill.Policy(breaker=gateway).run(channel, method, properties, body, fail)
     assert outcome.result is Result.GIVEN_BACK
     assert not fail.called
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+def test_connection_that_is_just_dropped_blocks_nobody(
+    channel: BlockingChannel, policed: str, amqp_url: str
+) -> None:
+    """What it held goes back when its memory is freed, and so does its place in the line of the policy."""
+    policy = waybill.Policy(
+        retry=waybill.Retry(in_order=True, backoff=waybill.Backoff(first=60.0, ceiling=60.0))
+    )
+
+    def consume_for_a_while() -> None:
+        fail = Failing()
+        own = pika.BlockingConnection(pika.URLParameters(amqp_url)).channel()
+        own.basic_consume(policed, policy.wrap(fail, queue=policed))
+        pump(own, lambda: fail.called)
+
+    consume_for_a_while()
+    gc.collect()
+    fail = Failing()
+    channel.basic_consume(policed, policy.wrap(fail, queue=policed))
+    pump(channel, lambda: fail.called)

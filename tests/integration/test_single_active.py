@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, cast
 
 import aio_pika
 import pytest
@@ -13,6 +14,9 @@ from conformance.broker import Broker
 from integration.pika_recording import Recorded, Unique, opened
 from otel_waybill.clients.aio_pika.standby import leave
 from otel_waybill.clients.pika.standby import consumers
+
+if TYPE_CHECKING:
+    from aiormq.channel import Channel
 
 Connect = Callable[[str], Awaitable[AbstractConnection]]
 
@@ -111,14 +115,17 @@ def test_aio_pika_consumer_that_the_broker_has_cancelled_has_left(amqp_url: str,
     broker = Broker(amqp_url)
     broker.declare(name)
 
+    async def ignore(_: AbstractIncomingMessage) -> None:
+        pass
+
     async def story() -> None:
         async with await aio_pika.connect(amqp_url) as connection:
             queue = await _queue(connection, name)
-            tag = await queue.consume(print)
-            channel = await queue.channel.get_underlay_channel()
+            tag = await queue.consume(ignore)
+            channel = cast("Channel", await queue.channel.get_underlay_channel())
             broker.delete(name)
             while tag in channel.consumers:
-                await asyncio.sleep(0.01)
+                await channel.basic_qos(prefetch_count=1)
             await leave(channel, tag, 60.0)
 
     asyncio.run(story())

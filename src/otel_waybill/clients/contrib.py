@@ -66,6 +66,8 @@ class Contrib:
             self._told = True
             _log.warning(
                 "otel-waybill traces this client, so %s is switched off: uninstall it, or exclude it with "
-                "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS",
+                "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=%s",
                 self._module,
+                # What its entry point is called.
+                self._module.rpartition(".")[2].replace("_", "-"),
             )

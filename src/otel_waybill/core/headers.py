@@ -39,7 +39,7 @@ def number(value: object, low: int = 0, high: int = 10**_LONGEST_NUMBER - 1) -> 
     if isinstance(value, bool):
         return None
     if not isinstance(value, int):
-        digits = text(value, _LONGEST_NUMBER)
+        digits = text(value)
         if digits is None or not _DECIMAL.fullmatch(digits):
             return None
         value = int(digits)

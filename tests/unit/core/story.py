@@ -35,7 +35,7 @@ RELEASED = Released(queue="orders", breaker="payments")
 
 
 class Turnstile:
-    """A gate that remembers how every permit it gave out was closed."""
+    """A gate that remembers when it was asked, and how every permit it gave out was closed."""
 
     name = "payments"
 
@@ -44,10 +44,11 @@ class Turnstile:
         self.changed = changed
         self.closed: dict[Permit, list[str]] = {}
         self.errors: list[BaseException | None] = []
+        self.asked: list[tuple[float, float]] = []  # moments and chances
 
     def acquire(self, now: float, u: float) -> Admission:
         """Refuse as often as told, then let everybody in."""
-        del u
+        self.asked.append((now, u))
         if self.refusals:
             return Admission(permit=None, retry_after=self.refusals.pop(0), changed=self.changed)
         permit = Permit(breaker=None, generation=1, since=now)
@@ -56,14 +57,14 @@ class Turnstile:
 
     def succeed(self, permit: Permit, now: float, u: float) -> tuple[BreakerEvent, ...]:
         """Note a success."""
-        del now, u
+        self.asked.append((now, u))
         return self._close(permit, "succeeded")
 
     def fail(
         self, permit: Permit, now: float, u: float, error: BaseException | None = None
     ) -> tuple[BreakerEvent, ...]:
         """Note a failure, and with which error."""
-        del now, u
+        self.asked.append((now, u))
         self.errors.append(error)
         return self._close(permit, "failed")
 

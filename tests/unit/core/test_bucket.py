@@ -26,6 +26,13 @@ def test_a_refusal_takes_nothing() -> None:
     assert [1.0, 1.0, 1.0] == [bucket.take(0.0) for _ in range(3)]
 
 
+def test_microsecond_is_no_wait() -> None:
+    """What may be the rounding of a sum makes nobody wait; twice as much does."""
+    bucket = TokenBucket(rate=1e6, burst=1.0)
+    assert [0.0, 0.0] == [bucket.take(0.0) for _ in range(2)]
+    assert 2e-6 == pytest.approx(bucket.take(0.0))
+
+
 def test_idle_time_fills_no_more_than_the_burst() -> None:
     """After a quiet night there is one burst, not a night's worth."""
     bucket = TokenBucket(rate=10.0, burst=2.0)

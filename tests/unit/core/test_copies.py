@@ -126,6 +126,7 @@ def test_parked_copy_says_why() -> None:
         "waybill-exception-type": "ValueError",
         "waybill-exception-message": "no such order",
         "waybill-failed-at": "1764000000789",
+        "waybill-first-failed-at": "1764000000789",
         "waybill-consumer": "ctag1",
         "waybill-attempt": "5",
     }
@@ -150,6 +151,28 @@ def test_exception_text_can_always_be_written(name: str) -> None:
     message = parked(ValueError(name))["waybill-exception-message"]
     assert 1 <= len(message) <= 512
     assert message.encode()
+
+
+def test_exception_type_can_always_be_written() -> None:
+    """The longest name that one octet string holds, of a class that has a longer one."""
+    assert "E" * 255 == parked(type("E" * 300, (Exception,), {})())["waybill-exception-type"]
+
+
+def octets(headers: dict[str, Any]) -> int:
+    """How many octets of *headers* are ours, names and values."""
+    return sum(len(name) + len(value) for name, value in headers.items() if name.startswith("waybill-"))
+
+
+def test_facts_fill_their_room_to_the_last_octet() -> None:
+    """A fact that just fits is kept; with one octet more it is left out."""
+    bare = DELIVERY._replace(consumer="c")
+    room = 8192 - octets(parked(None, bare)) + 1
+    filled = parked(None, bare._replace(consumer="c" * room))
+    assert 8192 == octets(filled)
+    assert "waybill-consumer" not in parked(None, bare._replace(consumer="c" * (room + 1)))
+    two = parked(None, DELIVERY._replace(exchange="e" * 5000, routing_key="r" * 5000))
+    assert "waybill-origin-exchange" in two
+    assert "waybill-origin-routing-key" not in two
 
 
 @given(

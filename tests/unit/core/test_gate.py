@@ -172,6 +172,19 @@ def test_place_comes_first_then_breaker_then_pace() -> None:
     assert second.bell is all_of_it.pace.next(), "it keeps its place in line"
 
 
+def test_every_limit_is_asked_at_the_moment() -> None:
+    """What a limit decides may depend on the time."""
+    moments: list[float] = []
+
+    class Clocked(Slots):
+        def ask(self, bell: Bell, now: float) -> float:
+            moments.append(now)
+            return super().ask(bell, now)
+
+    Turn(None, Limits(Clocked(1), Clocked(1))).ask(NOW, CHANCE)
+    assert [NOW, NOW] == moments
+
+
 def test_refused_pace_gives_the_permit_back() -> None:
     """Whoever has to wait for its pace is no probe that others wait for."""
     gate = Gate(Admission(permit=PERMIT, changed=CHANGED))

@@ -46,6 +46,12 @@ def test_text_may_arrive_as_bytes(value: object) -> None:
     assert "123456" == text(value)
 
 
+@pytest.mark.parametrize("value", ["a" * 255, b"a" * 255])
+def test_longest_text_is_read(value: object) -> None:
+    """As many octets as a short string of AMQP holds."""
+    assert "a" * 255 == text(value)
+
+
 @pytest.mark.parametrize(
     "value", ["", b"", "ä", b"\xff", "a\nb", "a\n", "\x7f", "a" * 256, b"a" * 256, 5, ["a"]]
 )

@@ -181,8 +181,43 @@ def test_copy_nobody_asked_for_is_a_fault() -> None:
     """A driver that reports a copy out of nowhere is stopped, before a message is acknowledged for it."""
     story = Story()
     story.begin()
-    with pytest.raises(RuntimeError, match="none was asked for"):
+    with pytest.raises(RuntimeError, match=r"^a copy was reported published, but none was asked for$"):
         story.tell(Published())
+
+
+@pytest.mark.parametrize(
+    ("spec", "report"),
+    [
+        (SPEC, Returned()),
+        (SPEC, Returned(Settled.ACK)),
+        (SPEC, Returned(Settled.REFUSED)),
+        (SPEC, Raised(ValueError())),
+        (SPEC, Raised(ValueError(), Settled.ACK)),
+        (replace(SPEC, retry=Retry(ignore=ValueError)), Raised(ValueError())),
+    ],
+)
+def test_breaker_is_asked_and_told_at_each_moment_and_by_its_chance(spec: PolicySpec, report: Report) -> None:
+    """What a breaker decides depends on time and chance: those of the moment, not of the one before."""
+    gate = Turnstile([3.0])
+    story = Story(spec, breaker=gate)
+    the(Wait, story.begin(u=0.1))
+    the(Run, story.tell(Waited(), 3.0, u=0.2))
+    story.tell(report, 4.0, u=0.3)
+    assert [(START, 0.1), (START + 3.0, 0.2), (START + 7.0, 0.3)] == gate.asked
+
+
+def test_chance_spreads_the_retry_of_a_refusal() -> None:
+    """A nack has no exception and waits like any failure."""
+    story = Story(replace(SPEC, retry=Retry(backoff=Backoff(first=8.0, ceiling=8.0))))
+    story.begin()
+    step = story.tell(Returned(Settled.REFUSED), u=0.5)
+    assert delay_name(8000) == the(Republish, step).exchange
+
+
+@pytest.mark.parametrize("refuse", [True, False])
+def test_run_says_whether_it_may_publish_when_it_is_late(*, refuse: bool) -> None:
+    """The policy decides, and whoever performs the run is told."""
+    assert refuse is the(Run, Story(replace(SPEC, refuse_publish=refuse)).begin()).strict
 
 
 # The order of the questions after a failure.
@@ -505,6 +540,14 @@ def test_unconfirmed_copy_is_tried_again_and_then_given_back() -> None:
     assert Outcome(result=Result.GIVEN_BACK, attempt=1) == the(GiveBack, step).outcome
 
 
+def test_copy_is_given_up_at_hold_max() -> None:
+    """Not before, and not later than exactly then."""
+    story = Story(replace(SPEC, hold_max=10.0))
+    failed(story)
+    the(Wait, story.tell(Published("blocked"), 9.5))
+    the(GiveBack, story.tell(Published("blocked"), 0.5))
+
+
 def test_pauses_between_tries_stop_growing() -> None:
     """A broker that stays blocked for long is asked every 30 s, so that its return is noticed."""
     story = Story(replace(SPEC, hold_max=500.0))
@@ -568,7 +611,7 @@ def test_unknown_report_is_a_fault() -> None:
     story, nonsense = Story(), "nonsense"
     report: Any = nonsense
     story.begin()
-    with pytest.raises(AssertionError):
+    with pytest.raises(AssertionError, match=r"^nonsense$"):
         story.tell(report)
 
 

@@ -282,6 +282,14 @@ def test_held_message_goes_away_on_one_rung() -> None:
     assert Again(1.0, 1000, Cost.NOTHING) == short.let_go()
 
 
+def test_message_that_comes_too_early_is_put_off_for_nothing() -> None:
+    """It has been promised a time; until then it costs neither an attempt nor a deferral."""
+    early = Waybill(hop=Hop(not_before=round((NOW.wall + 1.5) * 1000)))
+    arriving = Delivery(queue="orders", exchange="", routing_key="orders", headers={})
+    assert Again(1.5, 2000, Cost.NOTHING) == case(early).on_arrival(arriving, NOW)
+    assert case(early).on_arrival(arriving, Instant(NOW.monotonic, NOW.wall + 1.5)) is None
+
+
 @pytest.mark.parametrize(
     ("expected", "seconds", "single_active", "deliveries"),
     [

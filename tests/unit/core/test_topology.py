@@ -244,6 +244,15 @@ def test_plan_binds_only_what_is_declared_and_never_declares_the_users_queue(att
         assert exchanges.index(str(alternate)) <= exchanges.index(exchange.name)
 
 
+def test_longest_rung_is_the_last_leg_of_longer_waits_only() -> None:
+    """What fits onto the last rung needs no others; what is longer comes round again, for any rest."""
+    for seconds in (2_500.0, RUNGS[-1] / 1000):
+        backoff = Backoff(first=seconds, ceiling=seconds, jitter="none")
+        assert RUNGS[-1:] == rungs(PolicySpec(retry=Retry(backoff=backoff)))
+    longer = Backoff(first=2_896.4, ceiling=2_896.4, jitter="none")
+    assert RUNGS[-8:] == rungs(PolicySpec(retry=Retry(backoff=longer)))
+
+
 def test_plan_accepts_the_longest_name_and_no_longer() -> None:
     """A queue whose parking queue could not be named is refused before anything is declared."""
     assert "q" * 248 + ".parked" == plan("q" * 248, PolicySpec()).queues[1].name
