@@ -156,7 +156,7 @@ def test_block_of_the_client_is_understood(
 def test_flags_of_the_block_make_no_difference(  # noqa: PLR0913, PLR0917 - each is a fixture
     client: Client, queue: str, way: Way, broker: Broker, flag: str, settle: Settle
 ) -> None:
-    """What the block would tell the broker about a failure, on a redelivered message too, is for the policy."""
+    """What the block would tell the broker of a failure, on a redelivered message too, is for the policy."""
     attempts = []
 
     async def handle(message: Received) -> None:
