@@ -6,7 +6,7 @@ from typing import Final
 
 from otel_waybill.core.backoff import Backoff
 from otel_waybill.core.match import Match, check_match
-from otel_waybill.core.rules import require
+from otel_waybill.core.rules import part, require
 
 REDELIVERIES: Final = 20
 """RabbitMQ 4 drops a message after so many deliveries unless its queue says otherwise."""
@@ -98,5 +98,7 @@ class Retry:
             holds=not (self.classic_guard and self.in_order),
             seen=(self.classic_guard, self.in_order),
         )
+        require(rule="a Backoff", holds=isinstance(self.backoff, Backoff), seen=self.backoff)
+        part("budget", self.budget, RetryBudget)
         for name in ("on", "park", "ignore"):
             check_match(name, getattr(self, name))

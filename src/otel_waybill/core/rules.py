@@ -16,3 +16,10 @@ def one_of(name: str, seen: object, allowed: Iterable[str]) -> None:
     """Raise InvalidPolicy unless *seen* is one of the *allowed* words."""
     words = tuple(allowed)
     require(rule=f"{name} in {', '.join(map(repr, words))}", holds=seen in words, seen=seen)
+
+
+def part(name: str, seen: object, kind: type) -> None:
+    """Raise InvalidPolicy unless *seen*, the argument *name*, is a *kind* or None."""
+    require(
+        rule=f"a {kind.__name__} as {name}, or None", holds=seen is None or isinstance(seen, kind), seen=seen
+    )

@@ -25,6 +25,7 @@ from otel_waybill.clients.aio_pika.settle import ledgers
 from otel_waybill.clients.aio_pika.standby import Consuming, consumers
 from otel_waybill.clients.aio_pika.tasks import kept
 from otel_waybill.clients.shared.arrival import arrive
+from otel_waybill.clients.shared.declared import kind_of, note
 from otel_waybill.clients.shared.ledger import Owned
 from otel_waybill.clients.shared.policies import Consumer, check_prefetch, known_queue
 from otel_waybill.core.delivery import Outcome
@@ -39,6 +40,7 @@ from otel_waybill.telemetry.work import Work
 
 Callback = Callable[[IncomingMessage], Awaitable[object]]
 
+_noting = harmless("noting the kind of a queue")
 _tracing = harmless("tracing a delivery")
 _prefetch: Owned[int] = Owned("prefetch", int)
 
@@ -54,10 +56,12 @@ async def consume(
     callback = argument(args, kwargs, 0, "callback")
     if not callable(callback):
         return await wrapped(*args, **kwargs)  # aio-pika says what is wrong
+    kind = kind_of((await underlay_of(queue.channel)).connection, queue.name)
     consumer = Consumer(
         queue=queue.name,
         acknowledges=not argument(args, kwargs, 1, "no_ack", default=False),
-        exclusive=bool(queue.exclusive),
+        exclusive=kind.exclusive or bool(queue.exclusive),
+        stream=kind.stream,
         arguments=argument(args, kwargs, 3, "arguments"),
         pulled=isinstance(getattr(callback, "__self__", None), QueueIterator),
     )
@@ -76,6 +80,21 @@ async def consume(
         arguments=argument(args, kwargs, 3, "arguments"),
     )
     return tag
+
+
+async def declare(
+    wrapped: Callable[..., Awaitable[object]],
+    queue: Queue,
+    args: tuple[object, ...],
+    kwargs: dict[str, object],
+) -> object:
+    """Stand in for `Queue.declare`: it tells on which queues no policy can stand."""
+    answer = await wrapped(*args, **kwargs)
+    if not queue.passive:
+        with _noting:
+            connection = (await underlay_of(queue.channel)).connection
+            note(connection, queue.name, exclusive=bool(queue.exclusive), arguments=queue.arguments)
+    return answer
 
 
 def set_qos(

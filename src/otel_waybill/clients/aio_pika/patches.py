@@ -12,6 +12,7 @@ from otel_waybill.patching import PatchSet
 patches = (
     PatchSet()
     .add(Exchange, "publish", publish.publish)
+    .add(Queue, "declare", deliver.declare)
     .add(Queue, "consume", deliver.consume)
     .add(Queue, "cancel", standby.cancel)
     .add(Channel, "set_qos", deliver.set_qos)

@@ -18,6 +18,7 @@ from otel_waybill.clients.pika.standby import Consuming, consumers
 from otel_waybill.clients.pika.threaded import Threaded
 from otel_waybill.clients.pika.topology import Declaration
 from otel_waybill.clients.shared.arrival import arrive
+from otel_waybill.clients.shared.declared import kind_of, note
 from otel_waybill.clients.shared.ledger import Owned
 from otel_waybill.clients.shared.policies import Consumer, check_prefetch, known_queue
 from otel_waybill.core.delivery import Outcome
@@ -32,6 +33,7 @@ from otel_waybill.telemetry.work import Work
 
 _PRECONDITION_FAILED = 406
 _log = logging.getLogger("otel_waybill")
+_noting = harmless("noting the kind of a queue")
 _tracing = harmless("tracing a delivery")
 _prefetch: Owned[int] = Owned("prefetch", int)
 watched: Owned[bool] = Owned("watched", bool)
@@ -106,9 +108,12 @@ def basic_consume(
     if not isinstance(queue, str) or not callable(callback):
         return wrapped(*args, **kwargs)  # pika says what is wrong
     acknowledges = not argument(args, kwargs, 2, "auto_ack", default=False)
+    kind = kind_of(underlying(channel).connection, queue)
     consumer = Consumer(
         queue=queue,
         acknowledges=acknowledges,
+        exclusive=kind.exclusive,
+        stream=kind.stream,
         indirect=is_pikas(callback),
         arguments=argument(args, kwargs, 5, "arguments"),
     )
@@ -146,6 +151,19 @@ def basic_qos(
     count = argument(args, kwargs, 1, "prefetch_count", 0)
     if isinstance(count, int):
         _prefetch.put(channel, count)
+    return wrapped(*args, **kwargs)
+
+
+def queue_declare(
+    wrapped: Callable[..., object], channel: Channel, args: tuple[object, ...], kwargs: dict[str, object]
+) -> object:
+    """Stand in for `Channel.queue_declare`: it tells on which queues no policy can stand."""
+    queue = argument(args, kwargs, 0, "queue")
+    if isinstance(queue, str) and not argument(args, kwargs, 1, "passive", default=False):
+        with _noting:
+            exclusive = argument(args, kwargs, 3, "exclusive", default=False)
+            arguments = argument(args, kwargs, 5, "arguments")
+            note(channel.connection, queue, exclusive=exclusive, arguments=arguments)
     return wrapped(*args, **kwargs)
 
 
