@@ -18,7 +18,7 @@ from otel_waybill.core.events import CallOutcome
 from otel_waybill.core.limits import ConcurrencyLimit, RateLimit
 from otel_waybill.core.match import Match, check_match, matches
 from otel_waybill.core.retry import Retry
-from otel_waybill.core.rules import one_of, require
+from otel_waybill.core.rules import check_numbers, one_of, require
 from otel_waybill.errors import CircuitOpen
 
 Settle = Literal["return", "handler"]
@@ -83,6 +83,7 @@ class BreakerSpec:
     defer: bool = False
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         require(rule="a name for the breaker", holds=bool(self.name), seen=self.name)
         self._check_window()
         for name in ("slow_after", "probe_timeout"):
@@ -191,6 +192,7 @@ class PolicySpec:
     describe: Describe = str
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         require(
             rule=(
                 f"1 <= prefetch <= {_LARGEST_PREFETCH} (0 is unlimited, and holding must be bounded), or None"

@@ -13,6 +13,7 @@ from otel_waybill.clients.pika import live, settle, standby, topology, workers
 from otel_waybill.clients.pika.copies import copies
 from otel_waybill.clients.pika.enforce import Guard
 from otel_waybill.clients.pika.fetched import Pull
+from otel_waybill.clients.pika.pull import acknowledged
 from otel_waybill.clients.pika.read import AnyChannel, Method, Pushed, ambient, delivery, endpoint, underlying
 from otel_waybill.clients.pika.standby import Consuming, consumers
 from otel_waybill.clients.pika.threaded import Threaded
@@ -182,13 +183,20 @@ def run(terms: Terms, queue: str | None, pushed: Pushed, handler: Handler) -> Ou
     """Handle one delivery that the program fetched itself, and return how it ended.
 
     Raises:
-        InvalidPolicy: the policy was not told which queue this is, or nobody can wait on such a channel.
+        InvalidPolicy: the policy was not told which queue this is, nobody can wait on such a channel, or the
+            message was fetched with auto_ack.
         AMQPError: the connection failed.
     """
     if not isinstance(pushed.channel, BlockingChannel):
         msg = (
             "run cannot wait for the outcome on an asynchronous channel of pika; give "
             "policy.wrap(handler, queue=...) to its basic_consume or basic_get instead"
+        )
+        raise InvalidPolicy(msg)
+    if acknowledged.take(pushed.channel._impl, pushed.method.delivery_tag):
+        msg = (
+            "a policy cannot run a message that was fetched with auto_ack, because nothing could be retried; "
+            "fetch it without auto_ack, and leave the settling to the policy"
         )
         raise InvalidPolicy(msg)
     name = _queue(queue, pushed)
