@@ -55,10 +55,13 @@ def endpoint_of(channel: AnyChannel) -> Endpoint | None:
 
 
 async def underlay_of(channel: AnyChannel) -> aiormq.abc.AbstractChannel:
-    """Return the protocol's channel behind that of a queue, which before aio-pika 9.1 was the same."""
-    return (
-        channel if isinstance(channel, aiormq.abc.AbstractChannel) else await channel.get_underlay_channel()
-    )
+    """Return the protocol's channel behind *channel*, which a queue of aio-pika 9.0 has as its own."""
+    if isinstance(channel, aiormq.abc.AbstractChannel):
+        return channel
+    if hasattr(channel, "get_underlay_channel"):
+        return await channel.get_underlay_channel()
+    underlay: aiormq.abc.AbstractChannel = channel.channel  # type: ignore[attr-defined]  # as in 9.0
+    return underlay
 
 
 def channel_of(message: IncomingMessage) -> aiormq.abc.AbstractChannel:
