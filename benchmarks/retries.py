@@ -9,6 +9,7 @@ them. The broker runs beside it on the same machine.
 import argparse
 import asyncio
 import os
+import secrets
 import statistics
 import subprocess
 import sys
@@ -29,8 +30,7 @@ from otel_waybill import Backoff, Policy, Retry
 from otel_waybill.core.spec import PolicySpec
 from otel_waybill.testing.broker import broker
 
-QUEUE = "bench-retries"
-QUORUM: Arguments = {"x-queue-type": "quorum"}
+QUORUM: Arguments = {"x-queue-type": "quorum", "x-expires": 600_000}
 MESSAGES = 3000
 WARM_UP = 1.0
 """Seconds, in which the first messages come back."""
@@ -51,7 +51,7 @@ class Counted(Exception):  # noqa: N818 - what a run is
 
 
 class Counter:
-    """Fails run after run, and counts those between the warm-up and the end."""
+    """Fails run after run, and prints the rate of those between the warm-up and the end."""
 
     def __init__(self, seconds: float) -> None:
         """Count for *seconds*, from the end of the warm-up."""
@@ -59,7 +59,7 @@ class Counter:
         self._seconds = seconds
         self._runs = 0
         self._started = self._cpu = 0.0
-        self.rate: Rate | None = None
+        self._done = False
 
     def fail(self) -> None:
         """Count one run.
@@ -70,11 +70,12 @@ class Counter:
         now = time.monotonic()
         if not self._started and now >= self._from:
             self._started, self._cpu = now, time.process_time()
-        elif self._started and self.rate is None:
+        elif self._started:
             self._runs += 1
-            if now >= self._started + self._seconds:
+            if now >= self._started + self._seconds and not self._done:
+                self._done = True
                 cpu = time.process_time() - self._cpu
-                self.rate = Rate(self._runs / (now - self._started), cpu / self._runs * 1e6)
+                print(self._runs / (now - self._started), cpu / self._runs * 1e6, flush=True)
         raise Counted
 
 
@@ -84,11 +85,11 @@ def policy() -> Policy:
     return Policy(retry=Retry(attempts=1_000_000, backoff=backoff))
 
 
-def consume_pika(url: str, prefetch: int | None, seconds: float) -> Rate:
-    """Consume on a BlockingConnection, and return what it managed."""
+def consume_pika(url: str, prefetch: int | None, seconds: float) -> None:
+    """Consume on a BlockingConnection until this process is ended."""
     connection = pika.BlockingConnection(pika.URLParameters(url))
     channel = connection.channel()
-    fill(channel)
+    queue = filled(channel)
     if prefetch is not None:
         channel.basic_qos(prefetch_count=prefetch)
     counter = Counter(seconds)
@@ -98,52 +99,53 @@ def consume_pika(url: str, prefetch: int | None, seconds: float) -> Rate:
     ) -> None:
         counter.fail()
 
-    channel.basic_consume(QUEUE, policy().wrap(handle))
-    while counter.rate is None:
-        connection.process_data_events(time_limit=1)
-    return counter.rate
+    channel.basic_consume(queue, policy().wrap(handle))
+    channel.start_consuming()
 
 
-async def consume_aio_pika(url: str, prefetch: int | None, seconds: float) -> Rate:
-    """Consume on aio-pika, and return what it managed."""
+async def consume_aio_pika(url: str, prefetch: int | None, seconds: float) -> None:
+    """Consume on aio-pika until this process is ended."""
     connection = await aio_pika.connect(url)
     channel = await connection.channel()
     if prefetch is not None:
         await channel.set_qos(prefetch_count=prefetch)
     with pika.BlockingConnection(pika.URLParameters(url)) as filling:
-        fill(filling.channel())
-    queue = await channel.get_queue(QUEUE)
-    counter, done = Counter(seconds), asyncio.Event()
+        name = filled(filling.channel())
+    queue = await channel.get_queue(name)
+    counter = Counter(seconds)
 
     async def handle(_: AbstractIncomingMessage) -> None:
-        if counter.rate is not None:
-            done.set()
         counter.fail()
 
     await queue.consume(policy().wrap(handle))
-    await done.wait()
-    await connection.close()
-    assert counter.rate is not None  # that is when it is done
-    return counter.rate
+    await asyncio.Event().wait()
 
 
-def fill(channel: BlockingChannel) -> None:
-    """Declare the queue and publish all messages to it."""
-    channel.queue_declare(QUEUE, durable=True, arguments=QUORUM)
+def filled(channel: BlockingChannel) -> str:
+    """Return the name of a new queue with all messages in it."""
+    queue = f"bench-{secrets.token_hex(4)}"
+    channel.queue_declare(queue, durable=True, arguments=QUORUM)
     for number in range(MESSAGES):
         properties = BasicProperties(delivery_mode=2, message_id=str(number), headers={"tenant": "acme"})
-        channel.basic_publish("", QUEUE, BODY, properties)
+        channel.basic_publish("", queue, BODY, properties)
+    return queue
 
 
-def measured(client: str, prefetch: int | None, seconds: float) -> Rate:
-    """Return what a consumer managed, in a process and at a broker of its own."""
-    with broker() as rabbit:
-        command = [sys.executable, __file__, "--consume", client, "--seconds", str(seconds)]
-        if prefetch is not None:
-            command += ["--prefetch", str(prefetch)]
-        environment = {**os.environ, "AMQP_URL": rabbit.url}
-        answer = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    return Rate(*map(float, answer.stdout.split()))
+def measured(url: str, client: str, prefetch: int | None, seconds: float) -> Rate:
+    """Return what a consumer managed, in a process of its own."""
+    command = [sys.executable, __file__, "--consume", client, "--seconds", str(seconds)]
+    if prefetch is not None:
+        command += ["--prefetch", str(prefetch)]
+    environment = {**os.environ, "AMQP_URL": url}
+    consumer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    assert consumer.stdout is not None  # it is a pipe
+    line = consumer.stdout.readline()
+    consumer.kill()
+    code = consumer.wait()
+    if not line:
+        sys.exit(f"the consumer ended early, with exit code {code}")
+    per_second, cpu = map(float, line.split())
+    return Rate(per_second, cpu)
 
 
 def table(rates: dict[tuple[str, int | None], list[Rate]]) -> Table:
@@ -169,21 +171,22 @@ def main() -> None:
     chosen = options.parse_args()
     if chosen.consume is not None:
         switch_on("ours")
-        url = os.environ["AMQP_URL"]
         if chosen.consume == "pika":
-            print(*consume_pika(url, chosen.prefetch, chosen.seconds))
+            consume_pika(os.environ["AMQP_URL"], chosen.prefetch, chosen.seconds)
         else:
-            print(*asyncio.run(consume_aio_pika(url, chosen.prefetch, chosen.seconds)))
+            asyncio.run(consume_aio_pika(os.environ["AMQP_URL"], chosen.prefetch, chosen.seconds))
         return
+    load = os.getloadavg()[0]
     rates: dict[tuple[str, int | None], list[Rate]] = {}
-    for _ in range(chosen.rounds):
-        for client in AIMS:
-            for prefetch in PREFETCHES:
-                rate = measured(client, prefetch, chosen.seconds)
-                rates.setdefault((client, prefetch), []).append(rate)
+    with broker() as rabbit:
+        for _ in range(chosen.rounds):
+            for client in AIMS:
+                for prefetch in PREFETCHES:
+                    rate = measured(rabbit.url, client, prefetch, chosen.seconds)
+                    rates.setdefault((client, prefetch), []).append(rate)
     console = Console()
     console.print(table(rates))
-    console.print(f"The machine: {os.cpu_count()} cores, {os.getloadavg()[0]:.1f} programs that wanted one.")
+    console.print(f"{os.cpu_count()} cores, for which broker and consumer compete; load before: {load:.1f}")
 
 
 if __name__ == "__main__":

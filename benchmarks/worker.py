@@ -28,7 +28,6 @@ import otel_waybill
 from otel_waybill import CircuitBreaker, Policy, RateLimit, Retry, RetryBudget
 
 BODY = b"x" * 200
-URL = os.environ["AMQP_URL"]
 QUEUE: Arguments = {"x-expires": 600_000}
 """Named, as a service's queue is, and still gone ten minutes after the last round."""
 PREFETCH = 100
@@ -97,7 +96,7 @@ class Pika:
         """
         self._by_hand = by_hand
         self._policy = policy
-        self._connection = pika.BlockingConnection(pika.URLParameters(URL))
+        self._connection = pika.BlockingConnection(pika.URLParameters(os.environ["AMQP_URL"]))
         self._channel = self._connection.channel()
         self._channel.basic_qos(prefetch_count=PREFETCH)
         self._queue = f"bench-{secrets.token_hex(4)}"
@@ -162,7 +161,7 @@ class AioPika:
         self._runner.run(self._connect())
 
     async def _connect(self) -> None:
-        connection = await aio_pika.connect(URL)
+        connection = await aio_pika.connect(os.environ["AMQP_URL"])
         channel = await connection.channel(publisher_confirms=False)
         await channel.set_qos(prefetch_count=PREFETCH)
         self._exchange = channel.default_exchange
