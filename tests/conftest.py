@@ -5,17 +5,24 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 from otel_waybill.testing.broker import broker
 
 # How long an example takes says something about the machine, not about the code.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-# A mutant must not get away by luck, nor its run take long: nox -s mutants.
-settings.register_profile("mutants", settings.get_profile("untimed"), derandomize=True, max_examples=30)
+# A mutant must not get away by luck, nor its run take long: nox -s mutants. Nobody reads how it failed.
+settings.register_profile(
+    "mutants",
+    settings.get_profile("untimed"),
+    derandomize=True,
+    max_examples=30,
+    phases=[Phase.explicit, Phase.generate],
+)
 settings.load_profile("untimed")
 
 
+@pytest.hookimpl(trylast=True)  # after Hypothesis has marked its own
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Try examples before properties on a mutant: most are done with by the first test that fails."""
     if config.getoption("--hypothesis-profile") == "mutants":
