@@ -1,5 +1,6 @@
 """Ending consumers of pika in good order: what waits goes back, what runs may end, no copy is made twice."""
 
+import asyncio
 import gc
 import itertools
 import threading
@@ -14,9 +15,11 @@ from pika.channel import Channel
 from pika.spec import Basic
 
 import otel_waybill as waybill
+from conformance.clients.pika_asyncio import PikaAsyncio
 from integration.pika_loops import LOOPS, Done, Loop, on_select, play
 from integration.pika_recording import Recorded, opened, send_bare
 from integration.test_pika_workers import PATIENCE, assert_no_threads, pump
+from otel_waybill.clients.pika import topology
 from otel_waybill.clients.pika.settle import ledgers
 from otel_waybill.clients.pika.workers import WorkerChannel
 from otel_waybill.core.delivery import Result
@@ -347,3 +350,19 @@ def test_connection_that_is_just_dropped_blocks_nobody(
     fail = Failing()
     channel.basic_consume(policed, policy.wrap(fail, queue=policed))
     pump(channel, lambda: fail.called)
+
+
+@pytest.mark.usefixtures("recorded")
+@pytest.mark.parametrize("left", [6, 4, 2, 1])
+def test_closing_while_a_policy_is_being_declared(
+    amqp_url: str, queue: str, caplog: pytest.LogCaptureFixture, left: int
+) -> None:
+    """What the broker still answers finds a channel that is closing, and that is nobody's fault."""
+    client = PikaAsyncio(amqp_url)
+    client.open()
+    client.consume(queue, waybill.Policy().wrap(print))
+    (declaration,) = topology._declarations.of(client._connection).values()
+    while len(declaration._steps) > left:
+        client._loop.run_until_complete(asyncio.sleep(0))
+    client.close()
+    assert [] == [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
