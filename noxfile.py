@@ -19,6 +19,7 @@ MATRIX = {
     "newest": (),
 }
 """What the ranges of `pyproject.toml` allow; `nox -s matrix` runs what is installed of the Pythons."""
+BENCHMARKS = ("breakers", "overhead", "policies", "retries")
 FAIL_UNDER = 100
 """Percent of `DECIDING` that a full run of the tests has to cover."""
 KILLED_UNDER = 99
@@ -103,10 +104,10 @@ def matrix(session: nox.Session, versions: tuple[str, ...]) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure what breakers and instrumenting cost; arguments after ``--`` go to the latter."""
+    """Measure what everything costs, in about four minutes; arguments after ``--`` name some of it."""
     session.install(WITH_CLIENTS, *_group("bench"))
-    session.run("python", "benchmarks/breakers.py")
-    session.run("python", "benchmarks/overhead.py", *session.posargs)
+    for name in session.posargs or BENCHMARKS:
+        session.run("python", f"benchmarks/{name}.py")
 
 
 @nox.session

@@ -7,97 +7,31 @@ instrumentation (*contrib*, whose spans are fewer and differ); and *ours*. ``--s
 
 import argparse
 import itertools
-import os
-import statistics
-import subprocess
-import sys
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from workers import Costs, Plan, Turn, measured
 
 from otel_waybill.testing.broker import broker
 
 VARIANTS = ("bare", "floor", "contrib", "ours", "ours without settle spans")
-MEASURED = tuple(itertools.product(("pika", "aio-pika"), ("publish", "consume")))
+TURNS = tuple(Turn(*each) for each in itertools.product(("pika", "aio-pika"), ("publish", "consume")))
 AIM = 1.3
 
-Samples = dict[tuple[str, str, str], list[float]]
 
-
-class Worker:
-    """One variant in its own process."""
-
-    def __init__(self, variant: str, url: str) -> None:
-        """Start it and wait until it is connected."""
-        self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("worker.py")), variant],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "AMQP_URL": url},
-        )
-        self._line()
-
-    def measure(self, client: str, operation: str, messages: int) -> float:
-        """Return the CPU microseconds that one message cost."""
-        assert self._process.stdin is not None  # it is a pipe
-        self._process.stdin.write(f"{client} {operation} {messages}\n")
-        self._process.stdin.flush()
-        return float(self._line()) / messages * 1e6
-
-    def stop(self) -> None:
-        """End it."""
-        self._process.kill()
-        self._process.wait()
-
-    def _line(self) -> str:
-        assert self._process.stdout is not None  # it is a pipe
-        line = self._process.stdout.readline()
-        if not line:
-            sys.exit(f"a measured program ended early, with exit code {self._process.wait()}")
-        return line
-
-
-def measured(url: str, starts: int, rounds: int, messages: int) -> Samples:
-    """Return CPU microseconds per message: client, operation, variant -> one sample for each round.
-
-    Two processes of one program differ by several per cent, by where their memory happens to lie, so all
-    are started anew several times.
-    """
-    samples: Samples = {}
-    for _ in range(starts):
-        _measure(url, rounds, messages, samples)
-    return samples
-
-
-def _measure(url: str, rounds: int, messages: int, samples: Samples) -> None:
-    """Add the samples of one process for each variant."""
-    workers = {variant: Worker(variant, url) for variant in VARIANTS}
-    try:
-        for current in range(-1, rounds):  # the first round warms up
-            for client, operation in MEASURED:
-                for variant, worker in workers.items():
-                    cost = worker.measure(client, operation, messages)
-                    if current >= 0:
-                        samples.setdefault((client, operation, variant), []).append(cost)
-    finally:
-        for worker in workers.values():
-            worker.stop()
-
-
-def table(samples: Samples) -> Table:
-    """Return the medians, and what each variant adds to the bare program."""
-    result = Table("client", "operation", "variant", "µs per message", "added", "x floor")
+def table(costs: Costs) -> Table:
+    """Return the costs, and what each variant adds to the bare program."""
+    result = Table("client", "operation", "variant", "µs per message", "added", "x floor", "aim")
     for column in result.columns[3:]:
         column.justify = "right"
-    for client, operation in MEASURED:
-        cost = {variant: statistics.median(samples[client, operation, variant]) for variant in VARIANTS}
-        floor = cost["floor"] - cost["bare"]
+    for turn in TURNS:
+        bare = costs[turn, "bare"]
+        floor = costs[turn, "floor"] - bare
         for variant in VARIANTS:
-            added = cost[variant] - cost["bare"]
+            added = costs[turn, variant] - bare
             ratio = "" if variant in {"bare", "floor"} else f"{added / floor:.2f}"
-            result.add_row(client, operation, variant, f"{cost[variant]:.1f}", f"{added:+.1f}", ratio)
+            aim = f"{AIM}" if variant == "ours" else ""
+            result.add_row(*turn, variant, f"{bare + added:.1f}", f"{added:+.1f}", ratio, aim)
         result.add_section()
     return result
 
@@ -109,10 +43,10 @@ def main() -> None:
     options.add_argument("--rounds", type=int, default=10, help="of each start")
     options.add_argument("--messages", type=int, default=300, help="per round")
     chosen = options.parse_args()
+    plan = Plan(chosen.starts, chosen.rounds, chosen.messages)
     with broker() as rabbit:
-        samples = measured(rabbit.url, chosen.starts, chosen.rounds, chosen.messages)
-    Console().print(table(samples))
-    Console().print(f"The aim for ours is {AIM} x floor, for the same telemetry.")
+        costs = measured(rabbit.url, VARIANTS, TURNS, plan)
+    Console().print(table(costs))
 
 
 if __name__ == "__main__":

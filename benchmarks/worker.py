@@ -1,11 +1,11 @@
 """One variant of the measured program: it reads what to do, line by line, and answers with CPU seconds.
 
-Each variant is a process of its own, because instrumentations change whole processes. All of them take
-turns in short rounds, so that whatever else the machine does falls on all of them.
+Each variant is a process of its own, because instrumentations change whole processes.
 """
 
 import asyncio
 import contextlib
+import contextvars
 import os
 import secrets
 import sys
@@ -25,11 +25,14 @@ from pika.adapters.blocking_connection import BlockingChannel
 from pika.spec import Basic, BasicProperties
 
 import otel_waybill
+from otel_waybill import CircuitBreaker, Policy, RateLimit, Retry, RetryBudget
 
 BODY = b"x" * 200
-URL = os.environ["AMQP_URL"]
 QUEUE: Arguments = {"x-expires": 600_000}
 """Named, as a service's queue is, and still gone ten minutes after the last round."""
+PREFETCH = 100
+DEADLINE = 600.0
+"""Seconds that a request has, so many that nothing is ever late."""
 
 
 class Discard(SpanExporter):
@@ -60,7 +63,8 @@ def switch_on(variant: str) -> None:
     provider.add_span_processor(SimpleSpanProcessor(Discard()))
     trace.set_tracer_provider(provider)
     if variant.startswith("ours"):
-        otel_waybill.instrument(settings=otel_waybill.Settings(settle_spans=variant == "ours"))
+        settle_spans = variant != "ours without settle spans"
+        otel_waybill.instrument(settings=otel_waybill.Settings(settle_spans=settle_spans))
     elif variant == "contrib":
         from opentelemetry.instrumentation.aio_pika import AioPikaInstrumentor  # noqa: PLC0415 - it patches
         from opentelemetry.instrumentation.pika import PikaInstrumentor  # noqa: PLC0415 - it patches
@@ -69,14 +73,32 @@ def switch_on(variant: str) -> None:
         AioPikaInstrumentor().instrument()
 
 
+def full_policy() -> Policy:
+    """Return a policy with everything that it can ask of a delivery, all of which is always granted."""
+    return Policy(
+        retry=Retry(budget=RetryBudget()),
+        breaker=CircuitBreaker(f"bench-{secrets.token_hex(4)}"),
+        rate=RateLimit(1_000_000),
+        concurrency=PREFETCH,
+    )
+
+
 class Pika:
     """The program on pika."""
 
-    def __init__(self, *, by_hand: bool) -> None:
-        """Connect, and do telemetry *by hand* or leave it to whoever has instrumented this process."""
+    def __init__(self, *, by_hand: bool, policy: Policy | None) -> None:
+        """Connect.
+
+        Args:
+            by_hand: whether the program writes its telemetry itself; else that is left to whoever has
+                instrumented this process.
+            policy: what it handles its messages under, if anything.
+        """
         self._by_hand = by_hand
-        self._connection = pika.BlockingConnection(pika.URLParameters(URL))
+        self._policy = policy
+        self._connection = pika.BlockingConnection(pika.URLParameters(os.environ["AMQP_URL"]))
         self._channel = self._connection.channel()
+        self._channel.basic_qos(prefetch_count=PREFETCH)
         self._queue = f"bench-{secrets.token_hex(4)}"
         self._channel.queue_declare(self._queue, durable=True, arguments=QUEUE)
 
@@ -97,18 +119,21 @@ class Pika:
         ) -> None:
             nonlocal handled
             handled += 1
-            if not self._by_hand:
-                channel.basic_ack(method.delivery_tag)
-                return
             tag = method.delivery_tag
+            if self._policy is not None:
+                return  # which acknowledges
+            if not self._by_hand:
+                channel.basic_ack(tag)
+                return
             with (
                 floor.processing(self._queue, properties.headers or {}, tag),
                 floor.settling(self._queue, tag),
             ):
                 channel.basic_ack(tag)
 
+        handler = handle if self._policy is None else self._policy.wrap(handle)
         with count.running():
-            tag = self._channel.basic_consume(self._queue, handle)
+            tag = self._channel.basic_consume(self._queue, handler)
             while handled < messages:
                 self._connection.process_data_events(time_limit=None)
             self._channel.basic_cancel(tag)
@@ -127,22 +152,25 @@ class Pika:
 class AioPika:
     """The program on aio-pika."""
 
-    def __init__(self, *, by_hand: bool) -> None:
-        """Connect, and do telemetry *by hand* or leave it to whoever has instrumented this process."""
+    def __init__(self, *, by_hand: bool, policy: Policy | None) -> None:
+        """Connect; the arguments are those of the program on pika."""
         self._by_hand = by_hand
+        self._policy = policy
         self._runner = asyncio.Runner()
         self._name = f"bench-{secrets.token_hex(4)}"
         self._runner.run(self._connect())
 
     async def _connect(self) -> None:
-        connection = await aio_pika.connect(URL)
+        connection = await aio_pika.connect(os.environ["AMQP_URL"])
         channel = await connection.channel(publisher_confirms=False)
+        await channel.set_qos(prefetch_count=PREFETCH)
         self._exchange = channel.default_exchange
         self._queue = await channel.declare_queue(self._name, durable=True, arguments=QUEUE)
 
     def publish(self, messages: int) -> float:
         """Publish and return the CPU seconds it took."""
-        return self._runner.run(self._publish(messages))
+        # The runner has a context of its own, in which no block of the caller is open.
+        return self._runner.run(self._publish(messages), context=contextvars.copy_context())
 
     async def _publish(self, messages: int) -> float:
         count = Count()
@@ -166,7 +194,9 @@ class AioPika:
 
         async def handle(message: AbstractIncomingMessage) -> None:
             nonlocal handled
-            if self._by_hand:
+            if self._policy is not None:
+                pass  # it acknowledges
+            elif self._by_hand:
                 tag = message.delivery_tag or 0
                 with floor.processing(self._name, message.headers, tag), floor.settling(self._name, tag):
                     await message.ack()
@@ -176,27 +206,37 @@ class AioPika:
             if handled == messages:
                 done.set()
 
+        handler = handle if self._policy is None else self._policy.wrap(handle)
         with count.running():
-            tag = await self._queue.consume(handle)
+            tag = await self._queue.consume(handler)
             await done.wait()
             await self._queue.cancel(tag)
         return count.seconds
+
+
+def turn(program: Pika | AioPika, operation: str, messages: int) -> float:
+    """Have *program* do what *operation* says, and return the CPU seconds it took."""
+    if operation == "consume":
+        return program.consume(messages)
+    if operation == "publish":
+        return program.publish(messages)
+    with otel_waybill.request(deadline=DEADLINE):
+        return program.publish(messages)
 
 
 def main() -> None:
     """Serve until standard input ends."""
     variant = sys.argv[1]
     switch_on(variant)
+    by_hand, policy = variant == "floor", full_policy() if "policy" in variant else None
     programs: dict[str, Pika | AioPika] = {
-        "pika": Pika(by_hand=variant == "floor"),
-        "aio-pika": AioPika(by_hand=variant == "floor"),
+        "pika": Pika(by_hand=by_hand, policy=policy),
+        "aio-pika": AioPika(by_hand=by_hand, policy=policy),
     }
     print("ready", flush=True)
     for line in sys.stdin:
         client, operation, messages = line.split()
-        program = programs[client]
-        seconds = program.publish(int(messages)) if operation == "publish" else program.consume(int(messages))
-        print(seconds, flush=True)
+        print(turn(programs[client], operation, int(messages)), flush=True)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from otel_waybill.clients.aio_pika.instrumentor import AioPikaInstrumentor
 from otel_waybill.clients.pika.instrumentor import PikaInstrumentor
 from otel_waybill.clients.shared.policies import Policies
 from otel_waybill.config.settings import Settings, policy_file
+from otel_waybill.core.rules import require
 from otel_waybill.policy import Policy
 from otel_waybill.resilience.guarded import Terms
 from otel_waybill.resilience.named import terms_in
@@ -70,6 +71,8 @@ def instrument(
 
 def _terms(policies: Mapping[str, Policy] | None) -> Mapping[str, Terms] | None:
     if policies is not None:
+        for name, policy in policies.items():
+            require(rule=f"a Policy for queue {name!r}", holds=isinstance(policy, Policy), seen=policy)
         return {name: policy.terms for name, policy in policies.items()}
     path = policy_file(os.environ)
     return None if path is None else terms_in(path)
@@ -78,8 +81,9 @@ def _terms(policies: Mapping[str, Policy] | None) -> Mapping[str, Terms] | None:
 def uninstrument() -> None:
     """Take it all back: the methods are the identical ones again, and open channels fall silent.
 
-    Consumers that are under a policy keep it. From then on their handlers must settle, if they do, through
-    the channel or message that they are given.
+    Consumers that are under a policy keep it, until a robust connection has to make them anew: stop consuming
+    first, see `shutdown`. From then on their handlers must settle, if they do, through the channel or message
+    that they are given.
     """
     for instrumentor in _installed():
         if instrumentor.is_instrumented_by_opentelemetry:

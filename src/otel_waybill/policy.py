@@ -7,7 +7,7 @@ from otel_waybill.core.belief import LONGEST_DEADLINE, SKEW_TOLERANCE, Inheritan
 from otel_waybill.core.delivery import Outcome
 from otel_waybill.core.limits import ConcurrencyLimit, RateLimit
 from otel_waybill.core.retry import Retry
-from otel_waybill.core.rules import require
+from otel_waybill.core.rules import part, require
 from otel_waybill.core.spec import Describe, OnExpired, PolicySpec, Settle, TopologyMode
 from otel_waybill.guard import harmless
 from otel_waybill.resilience.breaker import CircuitBreaker
@@ -48,7 +48,7 @@ class Policy:
             open. None: "return" for `wrap` and `run`, "handler" for a policy given by name.
         on_expired: what becomes of a message whose deadline has passed before its handler starts: "park"
             it, "run" the handler without a deadline, "ack" it and so drop it, or "fallback".
-        prefetch: unacknowledged deliveries per consumer, 1 or more; what the program sets itself wins.
+        prefetch: unacknowledged deliveries per consumer, 1 to 65535; what the program sets itself wins.
             None: twice the concurrency or the workers, at least 20; 2 with ``Retry(in_order=True)``.
         workers: on pika, threads in which handlers run while the connection's thread keeps the connection
             alive; 0 runs each where pika calls it. In a thread a handler gets a channel that can ack, nack,
@@ -111,11 +111,17 @@ class Policy:
         require(
             rule="a callable fallback, or None", holds=fallback is None or callable(fallback), seen=fallback
         )
+        if isinstance(concurrency, int):
+            concurrency = ConcurrencyLimit(concurrency)
+        part("retry", retry, Retry)
+        part("breaker", breaker, CircuitBreaker)
+        part("rate", rate, RateLimit)
+        part("concurrency", concurrency, ConcurrencyLimit)
         spec = PolicySpec(
             retry=retry,
             breaker=None if breaker is None else breaker.name,
             rate=rate,
-            concurrency=ConcurrencyLimit(concurrency) if isinstance(concurrency, int) else concurrency,
+            concurrency=concurrency,
             single_active=single_active,
             fallback=fallback is not None,
             settle=settle,

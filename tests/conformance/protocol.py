@@ -105,8 +105,8 @@ class Received(Protocol):
     async def pause(self, seconds: float) -> None:
         """Be at work for some time."""
 
-    def process(self) -> AbstractAsyncContextManager[object]:
-        """Return the client's own block that settles; only with `Features.process`."""
+    def process(self, **flags: bool) -> AbstractAsyncContextManager[object]:
+        """Return the client's own block that settles, with its own *flags*; only with `Features.process`."""
 
 
 Handler = Callable[[Received], Awaitable[object]]
@@ -174,8 +174,11 @@ class Client(Protocol):
     def pull(self, queue: str, policy: Policy, handler: Handler) -> None:
         """Fetch the messages of *queue* one by one and run each under *policy*."""
 
-    def private_queue(self) -> str:
-        """Declare an exclusive queue named by the broker or the client, and return its name."""
+    def private_queue(self, name: str = "") -> str:
+        """Declare an exclusive queue, named by the broker or the client if not here, and return its name."""
+
+    def stream(self, name: str) -> None:
+        """Declare a stream."""
 
     def ack_elsewhere(self, received: Received, *, multiple: bool = False) -> None:
         """Acknowledge from outside the handler."""

@@ -90,6 +90,8 @@ def handling(
 ) -> Handling:
     """A consumer in each way that decodes headers differently, with its way back bound."""
     handling = Handling()
+    # RabbitMQ passes 32 acks at a time to a quorum queue; those that wait are lost when their channel ends.
+    client.prefetch(16)
     if isinstance(request.param, Manner):
         request.param.consume(client, telemetry, queue, handling, POLICY)
     else:

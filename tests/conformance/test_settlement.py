@@ -150,6 +150,53 @@ def test_block_of_the_client_is_understood(
         assert "Refused" == facts(telemetry.processes()[0])["error.type"]
 
 
+@pytest.mark.parametrize("settle", ["return", "handler"])
+@pytest.mark.parametrize("flag", ["requeue", "reject_on_redelivered", "ignore_processed"])
+@clients_that(lambda features: features.process)
+def test_flags_of_the_block_make_no_difference(  # noqa: PLR0913, PLR0917 - each is a fixture
+    client: Client, queue: str, way: Way, broker: Broker, flag: str, settle: Settle
+) -> None:
+    """What the block would tell the broker of a failure, on a redelivered message too, is for the policy."""
+    attempts = []
+
+    async def handle(message: Received) -> None:
+        attempts.append((waybill.current().attempt, message.redelivered))
+        async with message.process(**{flag: True}):
+            if len(attempts) == 1:
+                raise Refused
+
+    broker.publish(queue)
+    broker.wear(queue, 1)
+    way.consume(queue, handle, Policy(settle=settle, retry=RETRY))
+    until(client, lambda: len(attempts) == 2)
+    idle(client)
+
+    assert [(1, True), (2, False)] == attempts
+
+
+@pytest.mark.parametrize("settle", ["return", "handler"])
+@pytest.mark.parametrize("refusal", ["nack", "reject"])
+def test_refusal_before_an_exception_counts_once(
+    client: Client, queue: str, way: Way, refusal: str, settle: Settle
+) -> None:
+    """A handler that refuses what it failed on, and raises all the same, has failed once."""
+    attempts = []
+
+    async def handle(message: Received) -> None:
+        attempts.append((waybill.current().attempt, message.redelivered))
+        if len(attempts) == 1:
+            await REFUSALS[refusal](message)
+            raise Refused
+        await message.ack()
+
+    way.consume(queue, handle, Policy(settle=settle, retry=RETRY))
+    publish(client, queue)
+    until(client, lambda: len(attempts) == 2)
+    idle(client, 0.4)
+
+    assert [(1, False), (2, False)] == attempts
+
+
 @pytest.mark.parametrize("refusal", REFUSALS)
 def test_refused_message_without_retries_is_parked(
     client: Client, queue: str, way: Way, broker: Broker, refusal: str
@@ -355,13 +402,34 @@ def test_policy_needs_acknowledgements(client: Client, telemetry: Telemetry, que
         )
 
 
-def test_policy_needs_a_queue_that_stays(client: Client, telemetry: Telemetry, way: Way) -> None:
-    """A queue that vanishes with its consumer has nowhere for a retry to come back to."""
-    name = client.private_queue()
+@pytest.mark.parametrize("named", [False, True])
+def test_policy_needs_a_queue_that_stays(
+    client: Client, telemetry: Telemetry, way: Way, unique: Callable[[str], str], *, named: bool
+) -> None:
+    """A queue that vanishes with its consumer has nowhere for a retry to come back to, whoever named it."""
+    wanted = unique("private") if named else ""
     callback = client.native(nack)
-    telemetry.instrument(policies={name: Policy()} if way.name == BY_NAME.name else None)
+    telemetry.instrument()
+    name = client.private_queue(wanted)
+    if way.name == BY_NAME.name:
+        waybill.instrument(policies={name: Policy()})
     with pytest.raises(InvalidPolicy, match="exclusive"):
         client.consume(name, Policy().wrap(callback) if way.name == WRAP.name else callback)
+
+
+def test_policy_needs_a_queue_and_no_stream(
+    client: Client, telemetry: Telemetry, way: Way, broker: Broker, unique: Callable[[str], str]
+) -> None:
+    """A stream keeps what was acknowledged, so that a retry would be a new message for all its readers."""
+    name = unique("stream")
+    callback = client.native(nack)
+    telemetry.instrument(policies={name: Policy()} if way.name == BY_NAME.name else None)
+    client.stream(name)
+    try:
+        with pytest.raises(InvalidPolicy, match="it is a stream"):
+            client.consume(name, Policy().wrap(callback) if way.name == WRAP.name else callback)
+    finally:
+        broker.delete(name)
 
 
 def test_policy_needs_a_bounded_prefetch(client: Client, telemetry: Telemetry, queue: str, way: Way) -> None:

@@ -11,6 +11,8 @@ from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
 import otel_waybill as waybill
 from conformance.broker import Broker
 from integration.pika_recording import Unique
+from otel_waybill.clients.aio_pika.copies import copies
+from otel_waybill.clients.aio_pika.settle import ledgers
 from otel_waybill.core.delivery import Result
 from otel_waybill.core.events import Ended
 from otel_waybill.testing import RecordingSink
@@ -149,3 +151,37 @@ def test_what_a_program_fetched_is_its_own(
 def _until(condition: Callable[[], bool]) -> None:
     while not condition():
         time.sleep(0.02)
+
+
+@both
+@pytest.mark.usefixtures("telemetry")
+def test_program_that_cancels_all_its_tasks_gives_a_copy_that_is_on_its_way_back(
+    connect: Connect, amqp_url: str, broker: Broker, name: str
+) -> None:
+    """Nobody knows what became of the copy, so its message is there once more."""
+    broker.publish(name, b"1")
+
+    async def story() -> None:
+        failed = asyncio.Event()
+
+        async def handle(_: AbstractIncomingMessage) -> None:
+            failed.set()
+            raise LookupError
+
+        async with await connect(amqp_url) as connection:
+            before = asyncio.all_tasks()
+            channel = await connection.channel()
+            queue = await channel.get_queue(name)
+            tag = await queue.consume(waybill.Policy().wrap(handle))
+            underlay = await channel.get_underlay_channel()
+            async with copies(underlay.connection)._opening:  # so that no copy gets out
+                await failed.wait()
+                await queue.cancel(tag)  # else what is given back comes again
+                ours = [task for task in asyncio.all_tasks() - before if "otel_waybill" in str(task)]
+                for task in ours:
+                    task.cancel()
+            await asyncio.wait(ours)
+            assert {} == ledgers.of(underlay).entries
+
+    assert [Result.GIVEN_BACK] == told(story())
+    assert [1] == broker.left(name)

@@ -12,11 +12,16 @@ from opentelemetry.trace import SpanKind, StatusCode
 from pamqp.commands import Basic
 
 import otel_waybill as waybill
-from conformance.telemetry import here, identity, links, parent
+from conformance.protocol import PATIENCE
+from conformance.telemetry import facts, here, identity, links, parent
 from integration.aio_pika_recording import Doors, Tell
+from integration.pika_recording import Unique
+from otel_waybill.clients.aio_pika.read import channel_of
+from otel_waybill.clients.aio_pika.settle import fetched, ledgers
 
 if TYPE_CHECKING:
     from aio_pika.abc import AbstractMessage, HeadersType
+    from aio_pika.message import IncomingMessage
 
 
 class Plain:
@@ -208,6 +213,110 @@ def test_policy_knows_the_queue_of_a_fetched_message(tell: Tell) -> None:
         assert [waybill.Result.HANDLED] * 2 == [outcome.result for outcome in outcomes]
         assert ["1", "2"] == ran
         assert 2 == len(doors.spans("process"))
+
+    tell(story)
+
+
+def test_ack_of_many_says_how_many(tell: Tell) -> None:
+    """`multiple` covers what was fetched with acknowledgements and not settled yet."""
+
+    async def story(doors: Doors) -> None:
+        await doors.fill("1", "2", "3", "4", "5")
+        await doors.queue.get(no_ack=True)
+        messages = [await doors.queue.get() for _ in range(4)]
+        await messages[0].ack()
+        await messages[2].ack(multiple=True)
+        await messages[3].nack(multiple=True, requeue=False)
+
+        settled = [*doors.spans("ack"), *doors.spans("nack")]
+        assert [None, 2, 1] == [facts(span).get("messaging.batch.message_count") for span in settled]
+
+    tell(story)
+
+
+def test_what_is_settled_is_forgotten(tell: Tell) -> None:
+    """A program that fetches for weeks costs no memory, whether or not it has to acknowledge."""
+
+    async def story(doors: Doors) -> None:
+        await doors.fill(*"123456")
+        await (await doors.queue.get()).ack()
+        await (await doors.queue.get()).reject()
+        await doors.queue.get()
+        await (await doors.queue.get()).ack(multiple=True)
+        await doors.queue.get(no_ack=True)
+        last = cast("IncomingMessage", await doors.queue.get())
+        async with last.process():
+            pass
+
+        channel = channel_of(last)
+        assert [1, 0] == [len(fetched._of.of(channel)), len(ledgers.of(channel)._about)]
+
+    tell(story)
+
+
+def test_what_a_loop_gives_back_was_never_handed_over(tell: Tell) -> None:
+    """Messages that its iterator had fetched ahead go back to the queue and leave no span."""
+
+    async def story(doors: Doors) -> None:
+        await doors.fill("1", "2", "3")
+        async with doors.queue.iterator() as messages:
+            async for message in messages:
+                await message.ack()
+                break
+
+        settled = [span for span in doors.telemetry.spans() if "settle" in facts(span).values()]
+        assert [f"ack {doors.queue.name}"] == [span.name for span in settled]
+        assert [b"2", b"3"] == [(await doors.queue.get(no_ack=True)).body for _ in range(2)]
+
+    tell(story)
+
+
+@pytest.mark.parametrize("exclusive", [True, False], ids=["exclusive", "auto-delete"])
+def test_queue_that_goes_with_its_consumer_names_no_span(
+    tell: Tell, unique: Unique, *, exclusive: bool
+) -> None:
+    """Receiving, processing, under a policy or not, and settling: such names have no bound."""
+
+    async def story(doors: Doors) -> None:
+        queue = await doors.channel.declare_queue(
+            unique("inbox"), exclusive=exclusive, auto_delete=not exclusive
+        )
+        policy = waybill.Policy(parking=doors.queue.name)
+        handled = asyncio.Semaphore(0)
+
+        async def handle(message: aio_pika.abc.AbstractIncomingMessage) -> None:
+            await message.ack()
+            handled.release()
+
+        for _ in range(4):
+            await doors.exchange.publish(aio_pika.Message(b""), queue.name)
+        async with (await queue.get()).process():
+            pass
+        await policy.run(await queue.get(), handle)
+        tags = [await queue.consume(callback) for callback in (handle, policy.wrap(handle))]
+        for _ in range(3):
+            await asyncio.wait_for(handled.acquire(), PATIENCE)
+        for tag in tags:
+            await queue.cancel(tag)
+
+        spans = [span for span in doors.telemetry.spans() if not span.name.startswith("publish")]
+        assert {"receive", "process", "ack"} == {span.name for span in spans}
+
+    tell(story)
+
+
+def test_policy_does_not_run_what_cannot_be_retried(tell: Tell) -> None:
+    """A message without an acknowledgement to come is refused with the reason, before its handler."""
+
+    async def story(doors: Doors) -> None:
+        await doors.fill("1", "2")
+        settled, free = await doors.queue.get(), await doors.queue.get(no_ack=True)
+        await settled.ack()
+        ran: list[aio_pika.abc.AbstractIncomingMessage] = []
+        for message in (settled, free):
+            with pytest.raises(waybill.InvalidPolicy, match="no_ack"):
+                await waybill.Policy().run(message, ran.append)
+        assert [] == ran
 
     tell(story)
 

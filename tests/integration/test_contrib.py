@@ -12,8 +12,9 @@ import otel_waybill as waybill
 from conformance.broker import Broker
 from conformance.clients.aio_pika_robust import AioPikaRobust
 from conformance.clients.pika_blocking import PikaBlocking
-from conformance.protocol import Client, Received, idle, publish, until
+from conformance.protocol import PATIENCE, Client, Received, idle, publish, until
 from conformance.telemetry import Telemetry
+from integration.pika_recording import opened
 
 KINDS = [SpanKind.PRODUCER, SpanKind.CONSUMER]
 
@@ -81,6 +82,24 @@ def test_one_span_of_each_kind_whatever_the_order(
     telemetry.instrument()
 
     assert sorted(KINDS, key=lambda kind: kind.value) == kinds(client, telemetry, queue)
+    told = [record for record in caplog.records if record.name == "otel_waybill"]
+    assert len(told) <= 1, "once in a process"
+
+
+def test_channel_that_contrib_is_asked_to_instrument_alone_has_our_spans_only(
+    telemetry: Telemetry, amqp_url: str, queue: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A program that calls `instrument_channel` can be instrumented without a change, and is told."""
+    telemetry.instrument()
+    with opened(amqp_url) as channel:
+        ContribPika.instrument_channel(channel, telemetry.provider)
+        channel.basic_consume(queue, lambda on, method, *_: on.basic_ack(method.delivery_tag))
+        channel.basic_publish("", queue, b"")
+        channel.connection.process_data_events(PATIENCE)
+        ContribPika.uninstrument_channel(channel)
+    waybill.uninstrument()
+
+    assert ["publish", "process", "ack"] == [span.name.split()[0] for span in telemetry.spans()]
     told = [record for record in caplog.records if record.name == "otel_waybill"]
     assert len(told) <= 1, "once in a process"
 

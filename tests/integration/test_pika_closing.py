@@ -1,21 +1,29 @@
 """Ending consumers of pika in good order: what waits goes back, what runs may end, no copy is made twice."""
 
+import asyncio
+import gc
 import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
+from weakref import ref
 
+import pika
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.channel import Channel
 from pika.spec import Basic
 
 import otel_waybill as waybill
+from conformance.clients.pika_asyncio import PikaAsyncio
 from integration.pika_loops import LOOPS, Done, Loop, on_select, play
 from integration.pika_recording import Recorded, opened, send_bare
 from integration.test_pika_workers import PATIENCE, assert_no_threads, pump
+from otel_waybill.clients.pika import topology
 from otel_waybill.clients.pika.settle import ledgers
 from otel_waybill.clients.pika.workers import WorkerChannel
+from otel_waybill.core.delivery import Result
+from otel_waybill.patching import passthrough
 
 RETRY = waybill.Retry(attempts=2, backoff=waybill.Backoff(first=0.2, ceiling=0.2, jitter="none"))
 _numbers = itertools.count()
@@ -192,8 +200,7 @@ def test_a_handler_may_end_its_own_consumer(
 
     send_bare(channel, policed)
     channel.basic_consume(policed, waybill.Policy(prefetch=1).wrap(handle, queue=policed))
-    pump(channel, lambda: calls)
-    channel.connection.process_data_events(0.05)
+    pump(channel, lambda: calls and ready())
 
     assert 1 == len(calls) == ready()
 
@@ -271,3 +278,91 @@ def test_what_has_not_begun_is_given_back(amqp_url: str, policed: str, ready: Ca
 
     assert [] == calls
     assert 4 == ready()
+
+
+@pytest.mark.parametrize("how", ["closed", "shutdown"])
+def test_what_is_held_leaves_nothing_behind_on_its_connection(
+    recorded: Recorded, channel: BlockingChannel, policed: str, gateway: waybill.CircuitBreaker, how: str
+) -> None:
+    """A channel ends and its connection lives on: no timer keeps the delivery, whose body may be large."""
+    beside = channel.connection.channel()
+    beside.basic_consume(policed, waybill.Policy(breaker=gateway).wrap(Failing()))
+    pump(channel, lambda: ledgers.of(beside._impl).entries)
+    held = ref(next(iter(ledgers.of(beside._impl).entries.values())))
+    if how == "shutdown":
+        waybill.shutdown(beside)
+    else:
+        beside.close()
+    gc.collect()
+
+    assert held() is None
+    assert "ack" not in recorded.operations
+
+
+@pytest.mark.usefixtures("recorded")
+@pytest.mark.parametrize("held", [True, False])
+def test_pull_whose_channel_the_broker_closes_is_over(
+    channel: BlockingChannel,
+    policed: str,
+    ready: Callable[[], int],
+    gateway: waybill.CircuitBreaker,
+    *,
+    held: bool,
+) -> None:
+    """While the message is held or before that: the program hears that it was given back."""
+    pump(channel, ready)
+    method, properties, body = channel.basic_get(policed)
+    assert method is not None
+    assert properties is not None
+    assert body is not None
+    fail = Failing()
+
+    def spoil() -> None:
+        with passthrough():
+            channel._impl.basic_ack(0xFFFF)  # of no delivery
+
+    if held:
+        channel.connection.call_later(0, spoil)  # comes while it sleeps
+    else:
+        spoil()
+    outcome = waybill.Policy(breaker=gateway).run(channel, method, properties, body, fail)
+    assert outcome.result is Result.GIVEN_BACK
+    assert not fail.called
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+def test_connection_that_is_just_dropped_blocks_nobody(
+    channel: BlockingChannel, policed: str, amqp_url: str
+) -> None:
+    """What it held goes back when its memory is freed, and so does its place in the line of the policy."""
+    policy = waybill.Policy(
+        retry=waybill.Retry(in_order=True, backoff=waybill.Backoff(first=60.0, ceiling=60.0))
+    )
+
+    def consume_for_a_while() -> None:
+        fail = Failing()
+        own = pika.BlockingConnection(pika.URLParameters(amqp_url)).channel()
+        own.basic_consume(policed, policy.wrap(fail, queue=policed))
+        pump(own, lambda: fail.called)
+
+    consume_for_a_while()
+    gc.collect()
+    fail = Failing()
+    channel.basic_consume(policed, policy.wrap(fail, queue=policed))
+    pump(channel, lambda: fail.called)
+
+
+@pytest.mark.usefixtures("recorded")
+@pytest.mark.parametrize("left", [6, 4, 2, 1])
+def test_closing_while_a_policy_is_being_declared(
+    amqp_url: str, queue: str, caplog: pytest.LogCaptureFixture, left: int
+) -> None:
+    """What the broker still answers finds a channel that is closing, and that is nobody's fault."""
+    client = PikaAsyncio(amqp_url)
+    client.open()
+    client.consume(queue, waybill.Policy().wrap(print))
+    (declaration,) = topology._declarations.of(client._connection).values()
+    while len(declaration._steps) > left:
+        client._loop.run_until_complete(asyncio.sleep(0))
+    client.close()
+    assert [] == [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]

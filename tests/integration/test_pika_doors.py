@@ -144,6 +144,20 @@ def test_a_fetch_lasts_as_long_as_the_call(recorded: Recorded, channel: Blocking
     assert any(start - before < after - start for start, (before, after) in zip(starts, fetches, strict=True))
 
 
+@pytest.mark.usefixtures("recorded")
+def test_a_policy_cannot_run_what_is_acknowledged(channel: BlockingChannel, queue: str) -> None:
+    """Nothing could be retried, and an ack would close the channel: it says so instead."""
+    send_bare(channel, queue)
+    method, properties, body = channel.basic_get(queue, auto_ack=True)
+    assert method is not None
+    assert properties is not None
+    assert body is not None
+    with pytest.raises(waybill.InvalidPolicy, match="fetched with auto_ack"):
+        waybill.Policy().run(channel, method, properties, body, print, queue=queue)
+    channel.connection.process_data_events(0)
+    assert channel.is_open
+
+
 def test_an_empty_queue_leaves_no_trace(recorded: Recorded, channel: BlockingChannel, queue: str) -> None:
     """No message, no span and nothing counted."""
     assert (None, None, None) == channel.basic_get(queue)

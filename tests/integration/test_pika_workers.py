@@ -164,6 +164,7 @@ def test_the_channel_of_a_worker_works_in_the_connections_thread(
     channel.basic_consume(policed, wrapped(handle, policed, settle="handler", confirm_timeout=3600))
     pump(channel, lambda: settled)
     channel.close()
+    pump(channel, lambda: parked(amqp_url, policed))
 
     assert 1 == parked(amqp_url, policed)
 
@@ -338,6 +339,37 @@ while not any(thread.name.startswith("waybill") for thread in threading.enumerat
 def test_a_program_that_just_ends_does_end(amqp_url: str, policed: str) -> None:
     """Without closing anything: idle threads do not keep the interpreter, and nothing is printed."""
     script = [sys.executable, "-c", _PROGRAM, amqp_url, policed]
+    run = subprocess.run(script, capture_output=True, text=True, timeout=60, check=False)  # noqa: S603 - ours
+
+    assert (0, "handled\n", "") == (run.returncode, run.stdout, run.stderr)
+
+
+_ENDING = """
+import sys, threading, pika
+import otel_waybill as waybill
+
+handled = []
+waybill.instrument()
+
+def consume():
+    connection = pika.BlockingConnection(pika.URLParameters(sys.argv[1]))
+    channel = connection.channel()
+    policy = waybill.Policy(workers=1)
+    channel.basic_consume(sys.argv[2], policy.wrap(lambda *_: handled.append(1)))
+    # Nothing is handled before that, from when on executors take nothing any more.
+    threading.main_thread().join()
+    while not handled:
+        connection.process_data_events(0.01)
+    connection.close()
+    print("handled", flush=True)
+
+threading.Thread(target=consume).start()
+"""
+
+
+def test_a_program_whose_main_thread_has_ended_goes_on(amqp_url: str, policed: str) -> None:
+    """Python waits for the thread of the connection, which goes on to hand deliveries to others."""
+    script = [sys.executable, "-c", _ENDING, amqp_url, policed]
     run = subprocess.run(script, capture_output=True, text=True, timeout=60, check=False)  # noqa: S603 - ours
 
     assert (0, "handled\n", "") == (run.returncode, run.stdout, run.stderr)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, cast
 
 import aio_pika
 import pytest
@@ -10,7 +11,12 @@ from pika.adapters.blocking_connection import BlockingChannel
 
 import otel_waybill as waybill
 from conformance.broker import Broker
-from integration.pika_recording import Unique, opened
+from integration.pika_recording import Recorded, Unique, opened
+from otel_waybill.clients.aio_pika.standby import leave
+from otel_waybill.clients.pika.standby import consumers
+
+if TYPE_CHECKING:
+    from aiormq.channel import Channel
 
 Connect = Callable[[str], Awaitable[AbstractConnection]]
 
@@ -35,13 +41,14 @@ def test_pika_consumer_leaves_and_comes_back(amqp_url: str, unique: Unique, work
     name = unique("single")
     broker = Broker(amqp_url)
     broker.declare(name, **{"x-single-active-consumer": True})
-    payments = waybill.CircuitBreaker(name, minimum_calls=1, open_for=1.5, open_jitter=0.0)
+    payments = waybill.CircuitBreaker(name, open_for=1.5)
     first: list[bytes] = []
     second: list[bytes] = []
 
     def flaky(_channel: object, _method: object, _properties: object, body: bytes) -> None:
         first.append(body)
         if body == b"1":
+            payments.force_open()
             raise ConnectionError
 
     def steady(_channel: object, _method: object, _properties: object, body: bytes) -> None:
@@ -59,12 +66,70 @@ def test_pika_consumer_leaves_and_comes_back(amqp_url: str, unique: Unique, work
         assert {b"1", b"2"} == {*second}
 
         other.basic_cancel(tag)
+        payments.reset()
         broker.publish(name, b"3")
         _pump(one, other, until=lambda: len(first) == 2)
         assert [b"1", b"3"] == first
         waybill.shutdown(one)
     assert [0, 0] == broker.left(name, f"{name}.parked")
     broker.delete(name)
+    broker.close()
+
+
+@pytest.mark.usefixtures("recorded")
+def test_pika_consumer_that_ended_while_it_was_away_does_not_come_back(amqp_url: str, unique: Unique) -> None:
+    """Not even as another one with the same tag, for which the broker would close the connection."""
+    name = unique("single")
+    broker = Broker(amqp_url)
+    broker.declare(name, **{"x-single-active-consumer": True})
+    payments = waybill.CircuitBreaker(name, open_for=1.5)
+    payments.force_open()
+    paused = waybill.Policy(retry=waybill.Retry(), breaker=payments, single_active=True)
+    seen: list[bytes] = []
+    with opened(amqp_url) as channel:
+        channel.basic_consume(name, paused.wrap(lambda *_: None), consumer_tag="me")
+        broker.publish(name, b"1")
+        _pump(channel, until=lambda: consumers.of(channel._impl)["me"].away)
+        channel.basic_cancel("me")
+        channel.basic_consume(name, lambda *got: seen.append(got[-1]), consumer_tag="me", auto_ack=True)
+        channel.connection.call_later(2.0, lambda: broker.publish(name, b"2"))
+        _pump(channel, until=lambda: len(seen) == 2)
+    assert [b"1", b"2"] == seen
+    broker.delete(name)
+    broker.close()
+
+
+def test_consumers_that_ended_are_forgotten(recorded: Recorded, channel: BlockingChannel, queue: str) -> None:
+    """A program may begin and cancel as often as it likes on one channel."""
+    for _ in range(3):
+        tag = channel.basic_consume(queue, lambda *_: None)
+        channel.basic_cancel(tag)
+    tag = channel.basic_consume(queue, lambda *_: None)
+    assert [tag] == [*consumers.of(channel._impl)]
+    assert () == recorded.spans
+
+
+@pytest.mark.usefixtures("telemetry")
+def test_aio_pika_consumer_that_the_broker_has_cancelled_has_left(amqp_url: str, unique: Unique) -> None:
+    """What it holds still goes back, though nobody can leave a queue that is gone."""
+    name = unique("single")
+    broker = Broker(amqp_url)
+    broker.declare(name)
+
+    async def ignore(_: AbstractIncomingMessage) -> None:
+        pass
+
+    async def story() -> None:
+        async with await aio_pika.connect(amqp_url) as connection:
+            queue = await _queue(connection, name)
+            tag = await queue.consume(ignore)
+            channel = cast("Channel", await queue.channel.get_underlay_channel())
+            broker.delete(name)
+            while tag in channel.consumers:
+                await channel.basic_qos(prefetch_count=1)
+            await leave(channel, tag, 60.0)
+
+    asyncio.run(story())
     broker.close()
 
 
@@ -75,12 +140,13 @@ def _pump(*channels: BlockingChannel, until: Callable[[], bool]) -> None:
 
 
 async def _story(connect: Connect, url: str, name: str, broker: Broker) -> None:
-    payments = waybill.CircuitBreaker(name, minimum_calls=1, open_for=1.5, open_jitter=0.0)
+    payments = waybill.CircuitBreaker(name, open_for=1.5)
     first, second = asyncio.Queue[bytes](), asyncio.Queue[bytes]()
 
     async def flaky(message: AbstractIncomingMessage) -> None:
         first.put_nowait(message.body)
         if message.body == b"1":
+            payments.force_open()
             raise ConnectionError
 
     async def steady(message: AbstractIncomingMessage) -> None:
@@ -99,6 +165,7 @@ async def _story(connect: Connect, url: str, name: str, broker: Broker) -> None:
         assert {b"1", b"2"} == {await second.get(), await second.get()}
 
         await standing_by.cancel(tag)
+        payments.reset()
         broker.publish(name, b"3")
         assert b"3" == await first.get()
         assert (0, 0) == (first.qsize(), second.qsize())

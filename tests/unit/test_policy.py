@@ -1,11 +1,13 @@
 """Policies as programs write them: what they hand to the core."""
 
 import logging
+import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from otel_waybill import InvalidPolicy, Policy
+from otel_waybill import InvalidPolicy, Policy, Retry, instrument
 
 
 def test_describe_is_asked() -> None:
@@ -35,3 +37,23 @@ def test_describe_is_something_to_call() -> None:
     wrong: Any = "{error}"
     with pytest.raises(InvalidPolicy, match="need a callable to describe exceptions, got"):
         Policy(describe=wrong)
+
+
+WRONG_PARTS: dict[str, Callable[[Any], object]] = {
+    "a Retry as retry, or None": lambda wrong: Policy(retry=wrong),
+    "a CircuitBreaker as breaker, or None": lambda wrong: Policy(breaker=wrong),
+    "a RateLimit as rate, or None": lambda wrong: Policy(rate=wrong),
+    "a ConcurrencyLimit as concurrency, or None": lambda wrong: Policy(concurrency=wrong),
+    "a Backoff": lambda wrong: Retry(backoff=wrong),
+    "a RetryBudget as budget, or None": lambda wrong: Retry(budget=wrong),
+    "a Policy for queue 'orders'": lambda wrong: instrument(policies={"orders": wrong}),
+}
+
+
+@pytest.mark.parametrize(("rule", "make"), WRONG_PARTS.items(), ids=WRONG_PARTS)
+def test_part_of_another_kind_is_refused_when_the_policy_is_made(
+    rule: str, make: Callable[[Any], object]
+) -> None:
+    """A name where the breaker belongs, say, must not be noticed by the first message."""
+    with pytest.raises(InvalidPolicy, match=rf"^need {re.escape(rule)}, got '100'$"):
+        make("100")

@@ -13,6 +13,9 @@ from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 
 from otel_waybill.patching import PatchSet
 
+_DOING = ("_instrument", "_uninstrument", "instrument_channel", "uninstrument_channel")
+"""What they do something by; the last two are pika's."""
+
 _log = logging.getLogger("otel_waybill")
 
 
@@ -35,9 +38,9 @@ class Contrib:
             instrumentor().uninstrument()
             self._tell()
         self._patches = PatchSet()
-        self._patches.add(instrumentor, "_instrument", self._nothing).add(
-            instrumentor, "_uninstrument", self._nothing
-        )
+        for name in _DOING:
+            if hasattr(instrumentor, name):
+                self._patches.add(instrumentor, name, self._nothing)
         self._patches.apply()
 
     def come_back(self) -> None:
@@ -55,7 +58,7 @@ class Contrib:
     def _nothing(
         self, wrapped: Callable[..., object], _instance: object, _args: object, _kwargs: object
     ) -> None:
-        if getattr(wrapped, "__name__", "") == "_instrument":
+        if getattr(wrapped, "__name__", "") in {"_instrument", "instrument_channel"}:
             self._tell()
 
     def _tell(self) -> None:
@@ -63,6 +66,8 @@ class Contrib:
             self._told = True
             _log.warning(
                 "otel-waybill traces this client, so %s is switched off: uninstall it, or exclude it with "
-                "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS",
+                "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=%s",
                 self._module,
+                # What its entry point is called.
+                self._module.rpartition(".")[2].replace("_", "-"),
             )

@@ -1,6 +1,7 @@
 """Names that some program made up for one queue: they say nothing, and there is no end to them."""
 
 import re
+from functools import lru_cache
 from typing import Final
 
 # The first line is the rule of the OpenTelemetry Java instrumentation (broker, Spring AMQP, Spring Cloud
@@ -13,6 +14,7 @@ _ANONYMOUS: Final = re.compile(
 )
 
 
+@lru_cache(1024)  # it is asked several times for each delivery, and names that stay are few
 def is_anonymous(name: str) -> bool:
     """Return whether *name*, of a queue or a routing key, was generated for one use."""
     return _ANONYMOUS.fullmatch(name) is not None

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from otel_waybill.core.rules import one_of, require
+from otel_waybill.core.rules import check_numbers, one_of, require
 
 Jitter = Literal["equal", "full", "none"]
 
@@ -38,6 +38,7 @@ class Backoff:
     jitter: Jitter = "equal"
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         require(
             rule="0 < first <= ceiling (seconds)",
             holds=0 < self.first <= self.ceiling,

@@ -6,7 +6,7 @@ from typing import Final
 
 from otel_waybill.core.delivery import Delivery
 from otel_waybill.core.headers import number, text
-from otel_waybill.core.rules import require
+from otel_waybill.core.rules import check_numbers, require
 from otel_waybill.core.waybill import Waybill
 
 BY_ROUTING_KEY: Final = "routing_key"
@@ -35,11 +35,12 @@ class RateLimit:
     by: str | None = None
 
     def __post_init__(self) -> None:
-        require(rule="1 <= runs < inf", holds=1 <= self.runs < math.inf, seen=self.runs)
+        check_numbers(self)
+        require(rule="runs >= 1", holds=self.runs >= 1, seen=self.runs)
         require(rule="0 < per < inf (seconds)", holds=0 < self.per < math.inf, seen=self.per)
         require(
-            rule="1 <= burst < inf, or None for all of the runs",
-            holds=self.burst is None or 1 <= self.burst < math.inf,
+            rule="burst >= 1, or None for all of the runs",
+            holds=self.burst is None or self.burst >= 1,
             seen=self.burst,
         )
         check_key(self.by)
@@ -63,6 +64,7 @@ class ConcurrencyLimit:
     by: str | None = None
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         require(rule="concurrency >= 1", holds=self.runs >= 1, seen=self.runs)
         check_key(self.by)
 

@@ -1,12 +1,14 @@
 """Those who wait for a limit, in the order in which they came: first for a place, then for a pace.
 
-Nobody polls. Who is not the first in line waits to be called, and whoever leaves calls the next.
+Who is not the first in line waits to be called, and whoever leaves calls the next. Who is forgotten by all
+others, as with a connection that its program just drops, is forgotten here as well.
 
 Not thread safe: whoever shares one holds a lock.
 """
 
 import math
 from collections.abc import Callable
+from weakref import WeakKeyDictionary, WeakSet
 
 from otel_waybill.core.bucket import TokenBucket
 
@@ -14,7 +16,7 @@ from otel_waybill.core.bucket import TokenBucket
 class Bell:
     """Calls one who waits; it may ring before anybody listens, from any thread, and more than once."""
 
-    __slots__ = ("_listener", "_rung")
+    __slots__ = ("__weakref__", "_listener", "_rung")
 
     def __init__(self) -> None:
         self._listener: Callable[[], object] | None = None
@@ -45,8 +47,8 @@ class Slots:
 
     def __init__(self, places: int) -> None:
         self._places = places
-        self._taken: set[Bell] = set()
-        self._line: dict[Bell, None] = {}
+        self._taken: WeakSet[Bell] = WeakSet()
+        self._line: WeakKeyDictionary[Bell, None] = WeakKeyDictionary()
 
     def idle(self, now: float) -> bool:  # noqa: ARG002 - a pace needs the time, see there; so below
         """Return whether nobody has a place or waits for one."""
@@ -56,7 +58,7 @@ class Slots:
         """Return 0.0 if *bell* has a place, else infinity: it will be called."""
         if bell in self._taken:
             return 0.0
-        self._line.setdefault(bell)
+        self._line.setdefault(bell, None)
         if len(self._taken) >= self._places or next(iter(self._line)) is not bell:
             return math.inf
         del self._line[bell]
@@ -78,7 +80,7 @@ class Pace:
 
     def __init__(self, bucket: TokenBucket) -> None:
         self._bucket = bucket
-        self._line: dict[Bell, None] = {}
+        self._line: WeakKeyDictionary[Bell, None] = WeakKeyDictionary()
 
     def idle(self, now: float) -> bool:
         """Return whether nobody waits, and nobody was let go of late."""
@@ -86,7 +88,7 @@ class Pace:
 
     def ask(self, bell: Bell, now: float) -> float:
         """Return 0.0 to let *bell* go, else the seconds until it may ask, or infinity: it is called."""
-        self._line.setdefault(bell)
+        self._line.setdefault(bell, None)
         if next(iter(self._line)) is not bell:
             return math.inf
         wait = self._bucket.take(now)

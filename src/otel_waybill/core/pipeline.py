@@ -24,6 +24,8 @@ from otel_waybill.core.waybill import LARGEST_COUNT, Waybill
 # Seconds between tries to publish a copy.
 _FIRST_PAUSE: Final = 0.5
 _LONGEST_PAUSE: Final = 30.0
+# Seconds after which who waits to be called looks by itself: those before it may have been forgotten.
+_LOOK: Final = 60.0
 
 
 class Execution:
@@ -128,15 +130,16 @@ class Execution:
         return _after(changed, self._run(now) if refusal is None else self._hold(refusal, now))
 
     def _hold(self, refusal: Refusal, now: Instant) -> Step:
-        if self._held_since is None:
-            self._held_since = now.monotonic
         if refusal.breaker is not None and self._case().stands_by(self._delivery, refusal.seconds):
             return self._stand_by(refusal.seconds)
         events = self._presence.held(refusal)
+        seconds = refusal.seconds if refusal.limit is None else min(refusal.seconds, _LOOK)
         # Wake up when the deadline passes, so that what cannot run is parked in time.
-        wait = self._bounds.shortened(refusal.seconds, now.monotonic)
+        wait = self._bounds.shortened(seconds, now.monotonic)
         if refusal.limit != CONCURRENCY and not self._spec.in_order:
             # Who waits for a place is next in a line that moves; these may last for ever.
+            if self._held_since is None:
+                self._held_since = now.monotonic
             left = self._held_since + self._spec.hold_max - now.monotonic
             if left <= 0.0:
                 return _after(events, self._ruled(self._case().let_go(), now))

@@ -6,7 +6,7 @@ from typing import Final
 
 from otel_waybill.core.backoff import Backoff
 from otel_waybill.core.match import Match, check_match
-from otel_waybill.core.rules import require
+from otel_waybill.core.rules import check_numbers, part, require
 
 REDELIVERIES: Final = 20
 """RabbitMQ 4 drops a message after so many deliveries unless its queue says otherwise."""
@@ -31,6 +31,7 @@ class RetryBudget:
     per_second: float = 10.0
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         require(rule="0 <= ratio <= 1", holds=0 <= self.ratio <= 1, seen=self.ratio)
         require(rule="0 < per_second < inf", holds=0 < self.per_second < math.inf, seen=self.per_second)
 
@@ -85,6 +86,7 @@ class Retry:
     classic_guard: bool = False
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         require(rule="attempts >= 1", holds=self.attempts >= 1, seen=self.attempts)
         require(rule="redeliveries >= 1", holds=self.redeliveries >= 1, seen=self.redeliveries)
         require(rule="max_deferrals >= 0", holds=self.max_deferrals >= 0, seen=self.max_deferrals)
@@ -98,5 +100,7 @@ class Retry:
             holds=not (self.classic_guard and self.in_order),
             seen=(self.classic_guard, self.in_order),
         )
+        require(rule="a Backoff", holds=isinstance(self.backoff, Backoff), seen=self.backoff)
+        part("budget", self.budget, RetryBudget)
         for name in ("on", "park", "ignore"):
             check_match(name, getattr(self, name))

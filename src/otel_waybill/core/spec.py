@@ -18,7 +18,7 @@ from otel_waybill.core.events import CallOutcome
 from otel_waybill.core.limits import ConcurrencyLimit, RateLimit
 from otel_waybill.core.match import Match, check_match, matches
 from otel_waybill.core.retry import Retry
-from otel_waybill.core.rules import one_of, require
+from otel_waybill.core.rules import check_numbers, one_of, require
 from otel_waybill.errors import CircuitOpen
 
 Settle = Literal["return", "handler"]
@@ -30,6 +30,7 @@ Describe = Callable[[BaseException], str | None]
 _LONGEST_PARKING: Final = 255 - len(names.PARKING_ANONYMOUS)  # bytes; AMQP's limit for the key made of it
 
 _SMALLEST_PREFETCH: Final = 20
+_LARGEST_PREFETCH: Final = 65_535  # basic.qos has 16 bits for it
 # One that runs and one that is ready: whoever waits behind a message in its backoff is held all the while.
 _IN_ORDER_PREFETCH: Final = 2
 
@@ -82,6 +83,7 @@ class BreakerSpec:
     defer: bool = False
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         require(rule="a name for the breaker", holds=bool(self.name), seen=self.name)
         self._check_window()
         for name in ("slow_after", "probe_timeout"):
@@ -149,7 +151,7 @@ class PolicySpec:
         settle: who acknowledges; None leaves it to where the policy is put.
         on_expired: what becomes of a message whose deadline has passed before its handler started:
             "park" it, "run" the handler without a deadline, "ack" it and so drop it, or "fallback".
-        prefetch: unacknowledged deliveries per consumer, 1 or more; it bounds what is held. None: twice
+        prefetch: unacknowledged deliveries per consumer, 1 to 65535; it bounds what is held. None: twice
             the concurrency or the workers, at least 20; 2 where the order is kept.
         workers: threads in which handlers run on pika; 0 runs them where pika calls them.
         confirm_timeout: seconds to wait for the broker's confirm of a copy, above 0.
@@ -190,9 +192,12 @@ class PolicySpec:
     describe: Describe = str
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         require(
-            rule="prefetch >= 1 (0 is unlimited, and holding must be bounded), or None",
-            holds=self.prefetch is None or self.prefetch >= 1,
+            rule=(
+                f"1 <= prefetch <= {_LARGEST_PREFETCH} (0 is unlimited, and holding must be bounded), or None"
+            ),
+            holds=self.prefetch is None or 1 <= self.prefetch <= _LARGEST_PREFETCH,
             seen=self.prefetch,
         )
         require(rule="workers >= 0", holds=self.workers >= 0, seen=self.workers)
@@ -249,4 +254,4 @@ class PolicySpec:
         if self.in_order:
             return _IN_ORDER_PREFETCH
         concurrency = 0 if self.concurrency is None else self.concurrency.runs
-        return max(_SMALLEST_PREFETCH, 2 * concurrency, 2 * self.workers)
+        return min(max(_SMALLEST_PREFETCH, 2 * concurrency, 2 * self.workers), _LARGEST_PREFETCH)

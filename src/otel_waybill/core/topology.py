@@ -7,12 +7,13 @@ what was confirmed into it.
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
 
 from otel_waybill.core.anonymity import is_anonymous
+from otel_waybill.core.backoff import Backoff
 from otel_waybill.core.declarations import Arguments, Binding, Exchange, Queue, Topology
-from otel_waybill.core.retry import Retry
 from otel_waybill.core.rules import require
 from otel_waybill.core.spec import PolicySpec
 from otel_waybill.errors import InvalidPolicy
@@ -37,6 +38,7 @@ _DEFERRAL: Final = 32_000
 _LAST_LEGS: Final = RUNGS[-8:]
 
 _LONGEST_NAME: Final = 255  # bytes, AMQP's limit
+_POLICIES: Final = 128  # whose rungs are remembered; no program has more
 
 _QUORUM: Final[Arguments] = MappingProxyType({"x-queue-type": "quorum"})
 # Messages kept for a person. RabbitMQ 4 drops a message after 20 looks unless told otherwise, and -1,
@@ -61,8 +63,10 @@ def parked_name(queue: str) -> str:
 def rungs(spec: PolicySpec) -> tuple[int, ...]:
     """Return the rungs, in ascending milliseconds, that a policy needs."""
     retry = spec.retry
-    if retry is not None and not retry.in_order and (climbed := _climbed(retry)):
-        return climbed
+    if retry is not None and not retry.in_order:
+        climbed = _climbed(retry.backoff, retry.attempts, guarded=retry.classic_guard)
+        if climbed:
+            return climbed
     # Who may hold a message must be able to put it off. Whoever keeps the order never lets go of it.
     holds = spec.breaker is not None or spec.rate is not None
     return (_DEFERRAL,) if holds and not spec.in_order else ()
@@ -195,13 +199,14 @@ def _delay_queue(ms: int) -> Queue:
     )
 
 
-def _climbed(retry: Retry) -> tuple[int, ...]:
-    """Return the rungs on which the backoff of *retry* can make a message wait."""
-    spans = list(retry.backoff.spans(retry.attempts))
+@lru_cache(_POLICIES)  # it is asked for each delivery
+def _climbed(backoff: Backoff, attempts: int, *, guarded: bool) -> tuple[int, ...]:
+    """Return the rungs on which *backoff* can make a message wait; *guarded*: so can a classic guard."""
+    spans = list(backoff.spans(attempts))
     steps = [(rung(low, RUNGS) or 0, rung(high, RUNGS) or 0) for low, high in spans]
     climbed = {ms for ms in RUNGS for low, high in steps if low <= ms <= high}
     if any(high * 1000 > RUNGS[-1] for _, high in spans):
         climbed.update(_LAST_LEGS)
-    if retry.classic_guard and retry.attempts > 1:
+    if guarded and attempts > 1:
         climbed.add(RUNGS[0])
     return tuple(sorted(climbed))

@@ -20,6 +20,7 @@ class Message(NamedTuple):
             changed.
         body: of the message; None for a settlement.
         delivery_tag: of a delivery or a settlement.
+        temporary: whether the queue goes with its consumer, as far as the client tells: aio-pika does.
     """
 
     exchange: str = ""
@@ -28,6 +29,7 @@ class Message(NamedTuple):
     properties: object = None
     body: object = None
     delivery_tag: int | None = None
+    temporary: bool = False
 
 
 Hook: TypeAlias = Callable[[Span, Message], object]

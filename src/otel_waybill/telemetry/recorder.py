@@ -81,7 +81,6 @@ class Recorder:
         context: Context,
         *,
         links: Iterable[SpanContext] = (),
-        temporary: bool = False,
         more: Mapping[str, Attribute] | None = None,
         since: float | None = None,
     ) -> "Work":
@@ -93,11 +92,10 @@ class Recorder:
             endpoint: at which broker.
             context: whose span becomes the parent.
             links: span contexts to link; invalid ones are left out.
-            temporary: whether the queue goes with its consumer.
             more: attributes of the caller's own.
             since: ``time.perf_counter()`` at which it began, if that was before now.
         """
-        exchange, routing_key, queue, properties, _, delivery_tag = message
+        exchange, routing_key, queue, properties, _, delivery_tag, temporary = message
         known = self._shape(operation, exchange, routing_key, queue, endpoint, temporary)
         attributes = known.attributes(
             message_id=getattr(properties, "message_id", None),

@@ -54,7 +54,7 @@ class Work:
 
     def current(self, context: Context | None = None) -> "Current":
         """Return a block in which the span is current, in *context* or in the one it was started in."""
-        return Current(self.span, self.context if context is None else context)
+        return Current(self.context if context is None else trace.set_span_in_context(self.span, context))
 
     def fail(self, error: BaseException) -> None:
         """Mark the operation as failed by *error*; its first error is its error, others stand beside it."""
@@ -96,14 +96,14 @@ class Work:
 
 
 class Current:
-    """A block in which a span is current; the span outlives it."""
+    """A block in which a context is current, with the span in it; the span outlives it."""
 
     __slots__ = ("_context", "_token")
 
     _token: object
 
-    def __init__(self, span: Span, context: Context) -> None:
-        self._context = trace.set_span_in_context(span, context)
+    def __init__(self, context: Context) -> None:
+        self._context = context
 
     def __enter__(self) -> Context:
         self._token = otel.attach(self._context)

@@ -77,9 +77,9 @@ class AioReceived:
         """Be at work for some time."""
         await asyncio.sleep(seconds)
 
-    def process(self) -> AbstractAsyncContextManager[object]:
+    def process(self, **flags: bool) -> AbstractAsyncContextManager[object]:
         """Return the block that acks at its end, and rejects when an exception leaves it."""
-        return self.message.process()
+        return self.message.process(**flags)
 
 
 class AioPika:
@@ -229,13 +229,23 @@ class AioPika:
 
         self._pulls.append(asyncio.run_coroutine_threadsafe(pull(), self._loop))
 
-    def private_queue(self) -> str:
-        """Declare an exclusive queue that nobody named."""
+    def private_queue(self, name: str = "") -> str:
+        """Declare an exclusive queue, named by aio-pika if not here."""
 
         async def declare() -> str:
-            return (await (await self.consuming()).declare_queue(exclusive=True)).name
+            return (await (await self.consuming()).declare_queue(name or None, exclusive=True)).name
 
         return self._call(declare())
+
+    def stream(self, name: str) -> None:
+        """Declare a stream."""
+
+        async def declare() -> None:
+            await (await self.consuming()).declare_queue(
+                name, durable=True, arguments={"x-queue-type": "stream"}
+            )
+
+        self._call(declare())
 
     def ack_elsewhere(self, received: Received, *, multiple: bool = False) -> None:
         """Acknowledge from another task."""

@@ -130,11 +130,17 @@ class PikaAsyncio:
         """Fetch one message at each `pump`; here the policy stands on the callback."""
         self._pulled.append((queue, policy.wrap(native(handler))))
 
-    def private_queue(self) -> str:
-        """Declare an exclusive queue that the broker names."""
-        declare = partial(self._consuming.queue_declare, "", exclusive=True)
-        name: str = self._answer(lambda done: declare(callback=done)).method.queue
-        return name
+    def private_queue(self, name: str = "") -> str:
+        """Declare an exclusive queue, named by the broker if not here."""
+        declare = partial(self._consuming.queue_declare, name, exclusive=True)
+        declared: str = self._answer(lambda done: declare(callback=done)).method.queue
+        return declared
+
+    def stream(self, name: str) -> None:
+        """Declare a stream."""
+        kind = {"x-queue-type": "stream"}
+        declare = partial(self._consuming.queue_declare, name, durable=True, arguments=kind)
+        self._answer(lambda done: declare(callback=done))
 
     def ack_elsewhere(self, received: Received, *, multiple: bool = False) -> None:
         """Acknowledge from another thread, in the one way that pika allows."""

@@ -58,7 +58,7 @@ class PikaReceived:
         """Be at work for some time."""
         time.sleep(seconds)  # noqa: ASYNC251 - there is no loop behind this one
 
-    def process(self) -> AbstractAsyncContextManager[object]:
+    def process(self, **flags: bool) -> AbstractAsyncContextManager[object]:
         """Fail: pika has no such thing."""
         raise NotImplementedError
 
@@ -161,10 +161,14 @@ class PikaBlocking:
         """Fetch one message at each `pump`."""
         self._pulled.append((queue, policy, self.native(handler)))
 
-    def private_queue(self) -> str:
-        """Declare an exclusive queue that the broker names."""
-        name: str = self._consuming.queue_declare("", exclusive=True).method.queue
-        return name
+    def private_queue(self, name: str = "") -> str:
+        """Declare an exclusive queue, named by the broker if not here."""
+        declared: str = self._consuming.queue_declare(name, exclusive=True).method.queue
+        return declared
+
+    def stream(self, name: str) -> None:
+        """Declare a stream."""
+        self._consuming.queue_declare(name, durable=True, arguments={"x-queue-type": "stream"})
 
     def ack_elsewhere(self, received: Received, *, multiple: bool = False) -> None:
         """Acknowledge from another thread, in the one way that pika allows."""

@@ -11,6 +11,7 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from pika.spec import BasicProperties
 
 from otel_waybill import names
 from otel_waybill.clients.shared.departure import carrying, departing, fitting, traceparent
@@ -102,6 +103,47 @@ def test_connection_without_a_limit_takes_everything() -> None:
     """0 is AMQP's word for no limit."""
     headers: dict[str, object] = {"tenant": 10 * FRAME}
     assert headers is fitting(headers, octets, 0)
+
+
+def test_a_few_words_are_not_measured() -> None:
+    """To encode a message takes longer than all the rest of a copy, and mostly the answer is known."""
+
+    def measured(_: dict[str, object]) -> int:
+        pytest.fail("it was")
+
+    headers: dict[str, object] = {"tenant": "acme", names.HEADER_BAGGAGE: "a=1"}
+    assert headers is fitting(headers, measured, FRAME)
+
+
+SHORT_STRINGS = (
+    "content_type",
+    "content_encoding",
+    "correlation_id",
+    "reply_to",
+    "expiration",
+    "message_id",
+    "type",
+    "user_id",
+    "app_id",
+    "cluster_id",
+)
+WIDEST = dict.fromkeys(SHORT_STRINGS, "x" * 255)
+WORDS = st.integers(0, 20_000).map(lambda length: "x" * length)
+
+
+@given(
+    st.dictionaries(st.text("abc-", min_size=1), st.one_of(st.text(), WORDS)),
+    st.integers(4096, 40_000),
+)
+def test_what_is_not_measured_fits_all_the_same(headers: dict[str, object], frame_max: int) -> None:
+    """Beside the longest properties that there can be, as a client really encodes them."""
+
+    def encoded(tried: dict[str, object]) -> int:
+        properties = BasicProperties(headers=tried, delivery_mode=2, priority=9, timestamp=2**40, **WIDEST)
+        return sum(map(len, properties.encode()))
+
+    fit = fitting(headers, encoded, frame_max)
+    assert fit is None or encoded(fit) <= frame_max - 4096
 
 
 @given(

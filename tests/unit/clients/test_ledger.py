@@ -318,7 +318,7 @@ def test_table_tells_once() -> None:
 
 def test_table_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Messages that are fetched and never processed are forgotten, the oldest first."""
-    monkeypatch.setattr(Ledger, "MOST", 3)
+    monkeypatch.setattr(Table, "MOST", 3)
     table: Table[int] = Table("pulled")
     channel = Channel()
     for tag in range(1, 6):

@@ -36,7 +36,8 @@ UNFIT = {
     "exclusive": Consumer(queue="orders", exclusive=True),
     "without acks": Consumer(queue="orders", acknowledges=False),
     "iterated": Consumer(queue="orders", pulled=True),
-    "a stream": Consumer(queue="orders", arguments={"x-stream-offset": "first"}),
+    "a stream": Consumer(queue="orders", stream=True),
+    "read like a stream": Consumer(queue="orders", arguments={"x-stream-offset": "first"}),
     "nameless": Consumer(queue=""),
     "behind an adapter": Consumer(queue="orders", indirect=True),
 }

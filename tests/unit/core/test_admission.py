@@ -10,7 +10,7 @@ from otel_waybill.core.backoff import Backoff
 from otel_waybill.core.delivery import Delivery, Reason, Result
 from otel_waybill.core.events import Ended, Held, Released
 from otel_waybill.core.gate import Limits
-from otel_waybill.core.limits import RateLimit
+from otel_waybill.core.limits import ConcurrencyLimit, RateLimit
 from otel_waybill.core.line import Bell, Slots
 from otel_waybill.core.retry import Retry
 from otel_waybill.core.spec import OnExpired, PolicySpec
@@ -74,7 +74,7 @@ def test_delivery_waits_for_a_place_until_it_is_called() -> None:
     places = Line([math.inf])
     story = Story(limits=Limits(concurrency=places))
     step = story.begin()
-    assert Step(Wait(seconds=math.inf), (Held(queue="orders", limit="concurrency"),)) == step
+    assert Step(Wait(seconds=60.0), (Held(queue="orders", limit="concurrency"),)) == step
     assert the(Wait, step).bell in places.known
     step = story.tell(Waited(), 500.0)
     assert (Released(queue="orders", limit="concurrency"), STARTED) == step.events
@@ -119,7 +119,7 @@ def test_place_is_given_up_during_a_backoff() -> None:
     the(Wait, failed(story))
     assert set() == places.known
     places.refusals.append(math.inf)
-    assert math.inf == the(Wait, story.tell(Waited(), 0.1)).seconds
+    assert 60.0 == the(Wait, story.tell(Waited(), 0.1)).seconds
 
 
 def test_place_is_given_up_before_the_copy() -> None:
@@ -183,6 +183,14 @@ def test_time_held_starts_anew_with_every_hold() -> None:
     assert 200.0 == the(Wait, story.tell(Waited(), 0.1)).seconds
 
 
+def test_time_in_line_for_a_place_is_not_held_against_anybody() -> None:
+    """What waited for an hour until others were done may still wait for its pace."""
+    limits = Limits(concurrency=Line([math.inf]), rate=Line([60.0]))
+    story = Story(replace(RATED, concurrency=ConcurrencyLimit(1), hold_max=100.0), limits=limits)
+    the(Wait, story.begin())
+    assert 60.0 == the(Wait, story.tell(Waited(), 3600.0)).seconds
+
+
 def test_put_off_message_is_judged_when_it_is_back() -> None:
     """Its deadline may pass while it is away: what that means is for on_expired to say, as ever."""
     story = Story(
@@ -206,7 +214,7 @@ def test_failed_message_keeps_its_place_in_order() -> None:
     places = Slots(1)
     first, second = (Story(IN_ORDER, limits=Limits(places)) for _ in range(2))
     assert 1.0 == the(Wait, failed(first)).seconds
-    assert math.inf == the(Wait, second.begin()).seconds
+    assert 60.0 == the(Wait, second.begin()).seconds
     assert 2 == the(Run, first.tell(Waited(), 1.0)).attempt
     the(Ack, first.tell(Returned()))
     the(Run, second.tell(Waited()))

@@ -77,7 +77,19 @@ def test_place_is_kept_until_it_is_given_back() -> None:
     assert [0.0, 0.0, 0.0] == [slots.ask(bell, 0.0) for bell in (first, first, second)]
     slots.leave(first)
     slots.leave(first)
-    assert [0.0, math.inf] == [slots.ask(Bell(), 0.0), slots.ask(Bell(), 0.0)]
+    third, fourth = Bell(), Bell()
+    assert [0.0, math.inf] == [slots.ask(third, 0.0), slots.ask(fourth, 0.0)]
+
+
+@pytest.mark.parametrize("line", [Slots(1), Pace(TokenBucket(rate=1.0, burst=1.0))])
+def test_whoever_is_forgotten_blocks_nobody(line: Slots | Pace) -> None:
+    """A connection that is dropped takes its deliveries along: who runs, and who is next."""
+    running, waiting, last = Bell(), Bell(), Bell()
+    for bell in (running, waiting, last):
+        line.ask(bell, 0.0)
+    del running, waiting, bell
+    assert last is line.next()
+    assert 0.0 == line.ask(last, 1.0)
 
 
 def test_whoever_gives_up_waiting_blocks_nobody() -> None:

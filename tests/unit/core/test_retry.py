@@ -12,7 +12,7 @@ from otel_waybill.core.spec import PolicySpec
 from unit.core.objections import objection
 
 IN_ORDER = Retry(in_order=True)
-PREFETCH = "prefetch >= 1 (0 is unlimited, and holding must be bounded), or None"
+PREFETCH = "1 <= prefetch <= 65535 (0 is unlimited, and holding must be bounded), or None"
 
 
 @pytest.mark.parametrize(
@@ -69,6 +69,7 @@ def test_budget_at_the_edge_of_its_range_is_allowed(edge: dict[str, float]) -> N
     ("expected", "wrong"),
     [
         (f"{PREFETCH}, got 0", {"prefetch": 0}),
+        (f"{PREFETCH}, got 65536", {"prefetch": 65_536}),
         ("workers >= 0, got -1", {"workers": -1}),
         ("0 < confirm_timeout < inf (seconds), got 0.0", {"confirm_timeout": 0.0}),
         ("0 < hold_max < inf (seconds), got inf", {"hold_max": math.inf}),
@@ -96,6 +97,7 @@ def test_policy_out_of_range_is_refused(expected: str, wrong: dict[str, Any]) ->
     "edge",
     [
         {"prefetch": 1},
+        {"prefetch": 65_535},
         {"workers": 0},
         {"confirm_timeout": 0.5},
         {"hold_max": 0.5},
@@ -117,5 +119,6 @@ def test_prefetch_follows_what_runs_at_a_time() -> None:
     assert 20 == PolicySpec().prefetch_count
     assert 20 == PolicySpec(concurrency=ConcurrencyLimit(3)).prefetch_count
     assert 80 == PolicySpec(concurrency=ConcurrencyLimit(40)).prefetch_count
+    assert 65_535 == PolicySpec(concurrency=ConcurrencyLimit(40_000)).prefetch_count, "AMQP knows no more"
     assert 2 == PolicySpec(retry=IN_ORDER).prefetch_count
     assert 7 == PolicySpec(prefetch=7, rate=RateLimit(1), retry=IN_ORDER).prefetch_count

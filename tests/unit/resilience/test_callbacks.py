@@ -11,6 +11,7 @@ from otel_waybill.core.spec import PolicySpec, Settle
 from otel_waybill.core.verdicts import (
     Ack,
     GiveBack,
+    Gone,
     Leave,
     Published,
     Raised,
@@ -108,6 +109,16 @@ def test_late_settlement_is_reported_by_the_answer_that_drive_returned() -> None
     *_, last = script.told
     assert isinstance(last, Leave)
     assert Result.HANDLED is last.outcome.result
+
+
+def test_delivery_whose_channel_is_gone_already_ends_at_once() -> None:
+    """Nothing is run, and nothing is sent."""
+    script = Script()
+    script.told.clear()
+    drive(script.execution, script, Gone())
+    *_, last = script.told
+    assert isinstance(last, Leave)
+    assert Result.GIVEN_BACK is last.outcome.result
 
 
 def test_time_is_asked_for_at_every_step() -> None:

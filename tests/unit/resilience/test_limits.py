@@ -196,7 +196,8 @@ def test_order_is_one_at_a_time() -> None:
     """With in_order a queue has one place."""
     limits = Shares(PolicySpec(retry=Retry(in_order=True))).limits(delivery(), NEW)
     assert limits.concurrency is not None
-    assert [0.0, math.inf] == [limits.concurrency.ask(Bell(), 0.0) for _ in range(2)]
+    bells = Bell(), Bell()
+    assert [0.0, math.inf] == [limits.concurrency.ask(bell, 0.0) for bell in bells]
 
 
 @pytest.mark.parametrize(

@@ -210,10 +210,8 @@ def test_a_thousand_reply_queues_are_one_series(bench: Bench) -> None:
     for number in range(100):
         anonymous = Message(routing_key=f"amq.gen-{number:022}", queue=None)
         recorder.start(PUBLISH, anonymous, BROKER, Context()).finish()
-        temporary = Message(routing_key=f"inbox-{number}", delivery_tag=number)
-        recorder.start(
-            PROCESS, temporary, BROKER, Context(), temporary=True, more={"waybill.attempt": number}
-        ).finish()
+        temporary = Message(routing_key=f"inbox-{number}", delivery_tag=number, temporary=True)
+        recorder.start(PROCESS, temporary, BROKER, Context(), more={"waybill.attempt": number}).finish()
         recorder.start(ACK, Message(routing_key=f"user.{number}"), BROKER, Context()).finish()
     assert [AT_THE_BROKER | {"messaging.operation.name": "publish"}] == [
         attributes for attributes, _ in bench.points("messaging.client.sent.messages")

@@ -200,7 +200,7 @@ def test_a_span_is_a_child_of_its_context_and_linked_where_it_makes_sense() -> N
 def test_a_temporary_queue_is_marked_and_does_not_name_the_span() -> None:
     """A queue that goes with its consumer says nothing in a list of operations."""
     bench = Bench()
-    bench.recorder.start(PROCESS, DELIVERED, BROKER, Context(), temporary=True).finish()
+    bench.recorder.start(PROCESS, DELIVERED._replace(temporary=True), BROKER, Context()).finish()
     assert "process" == bench.span().name
     assert bench.attributes()["messaging.destination.temporary"] is True
 
@@ -208,8 +208,8 @@ def test_a_temporary_queue_is_marked_and_does_not_name_the_span() -> None:
 def test_dashboards_of_the_old_conventions_find_their_keys() -> None:
     """During a migration both generations of keys are there; name and kind are the new ones."""
     bench = Bench(Settings(legacy_attributes=True))
-    message = DELIVERED._replace(properties=Properties("m1", "c1"))
-    bench.recorder.start(PROCESS, message, BROKER, Context(), temporary=True).finish()
+    message = DELIVERED._replace(properties=Properties("m1", "c1"), temporary=True)
+    bench.recorder.start(PROCESS, message, BROKER, Context()).finish()
     expected = {
         "messaging.conversation_id": "c1",
         "messaging.destination": "shop:order.new:orders",

@@ -82,6 +82,11 @@ class Copies:
                     await channel.close()
 
 
+def fate(copy: "asyncio.Task[Published]") -> Published:
+    """Return what became of *copy*, which is done; whoever cancels all tasks of a loop cancels copies too."""
+    return Published("not confirmed: cancelled") if copy.cancelled() else copy.result()
+
+
 _copies: Owned[Copies | None] = Owned("copies", lambda: None)
 
 

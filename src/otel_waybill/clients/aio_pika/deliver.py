@@ -13,14 +13,23 @@ from aiormq.abc import AbstractChannel
 from otel_waybill.clients.aio_pika import live, topology
 from otel_waybill.clients.aio_pika.copies import copies
 from otel_waybill.clients.aio_pika.enforce import Guard
-from otel_waybill.clients.aio_pika.read import ambient, channel_of, delivery, endpoint, underlay_of
+from otel_waybill.clients.aio_pika.read import (
+    ambient,
+    channel_of,
+    delivery,
+    endpoint,
+    temporary,
+    underlay_of,
+)
 from otel_waybill.clients.aio_pika.settle import ledgers
 from otel_waybill.clients.aio_pika.standby import Consuming, consumers
 from otel_waybill.clients.aio_pika.tasks import kept
 from otel_waybill.clients.shared.arrival import arrive
+from otel_waybill.clients.shared.declared import kind_of, note
 from otel_waybill.clients.shared.ledger import Owned
 from otel_waybill.clients.shared.policies import Consumer, check_prefetch, known_queue
 from otel_waybill.core.delivery import Outcome
+from otel_waybill.errors import InvalidPolicy
 from otel_waybill.guard import harmless
 from otel_waybill.patching import argument, replaced
 from otel_waybill.resilience.guarded import Guarded, Handler, Terms
@@ -31,6 +40,7 @@ from otel_waybill.telemetry.work import Work
 
 Callback = Callable[[IncomingMessage], Awaitable[object]]
 
+_noting = harmless("noting the kind of a queue")
 _tracing = harmless("tracing a delivery")
 _prefetch: Owned[int] = Owned("prefetch", int)
 
@@ -46,10 +56,12 @@ async def consume(
     callback = argument(args, kwargs, 0, "callback")
     if not callable(callback):
         return await wrapped(*args, **kwargs)  # aio-pika says what is wrong
+    kind = kind_of((await underlay_of(queue.channel)).connection, queue.name)
     consumer = Consumer(
         queue=queue.name,
         acknowledges=not argument(args, kwargs, 1, "no_ack", default=False),
-        exclusive=bool(queue.exclusive),
+        exclusive=kind.exclusive or bool(queue.exclusive),
+        stream=kind.stream,
         arguments=argument(args, kwargs, 3, "arguments"),
         pulled=isinstance(getattr(callback, "__self__", None), QueueIterator),
     )
@@ -68,6 +80,21 @@ async def consume(
         arguments=argument(args, kwargs, 3, "arguments"),
     )
     return tag
+
+
+async def declare(
+    wrapped: Callable[..., Awaitable[object]],
+    queue: Queue,
+    args: tuple[object, ...],
+    kwargs: dict[str, object],
+) -> object:
+    """Stand in for `Queue.declare`: it tells on which queues no policy can stand."""
+    answer = await wrapped(*args, **kwargs)
+    if not queue.passive:
+        with _noting:
+            connection = (await underlay_of(queue.channel)).connection
+            note(connection, queue.name, exclusive=bool(queue.exclusive), arguments=queue.arguments)
+    return answer
 
 
 def set_qos(
@@ -102,8 +129,14 @@ async def run(terms: Terms, queue: str | None, message: IncomingMessage, handler
     """Handle one delivery that the program fetched itself, and return how it ended.
 
     Raises:
-        InvalidPolicy: the policy was not told which queue this is.
+        InvalidPolicy: the policy was not told which queue this is, or there is nothing left to settle.
     """
+    if message.processed:
+        msg = (
+            "a policy cannot run a message that is settled already, or was fetched with no_ack, because "
+            "nothing could be retried; fetch it without no_ack, and leave the settling to the policy"
+        )
+        raise InvalidPolicy(msg)
     return await _run(terms, queue, message, handler, pushed=False)
 
 
@@ -113,9 +146,10 @@ async def _run(
     channel = channel_of(message)
     consuming = consumers.of(channel).get(message.consumer_tag or "")
     consumed = None if consuming is None else consuming.queue
-    name = known_queue(queue or consumed or ledgers.about(channel, message.delivery_tag).queue)
+    known = ledgers.about(channel, message.delivery_tag)
+    name = known_queue(queue or consumed or known.queue)
     # Entered in the ledger before anything is awaited, so that no ack of another speaks for it.
-    guard = Guard(terms.holding(), handler, name, message, pushed=pushed)
+    guard = Guard(terms.holding(), handler, name, message, temporary=known.temporary, pushed=pushed)
     try:
         await _prepare(channel, name, terms)
     except BaseException:
@@ -130,7 +164,7 @@ def _delivering(handler: Handler, terms: Terms | None, queue: Queue, *, acknowle
     if terms is not None:
 
         async def guarded(message: IncomingMessage) -> None:
-            await Guard(terms, callback, queue.name, message).drive()
+            await Guard(terms, callback, queue.name, message, temporary=temporary(queue)).drive()
 
         return guarded
 
@@ -164,14 +198,17 @@ def _work(recorder: Recorder, message: IncomingMessage, queue: Queue, *, acknowl
     arrival = arrive(delivery(message, queue.name), ambient(), recorder)
     channel, facts = channel_of(message), arrival.delivery
     about = Message(
-        facts.exchange, facts.routing_key, queue.name, message, message.body, message.delivery_tag
+        facts.exchange,
+        facts.routing_key,
+        queue.name,
+        message,
+        message.body,
+        message.delivery_tag,
+        temporary(queue),
     )
     if acknowledges:
         ledgers.note(channel, about)
-    temporary = queue.exclusive or queue.auto_delete
-    return recorder.start(
-        PROCESS, about, endpoint(channel), arrival.inside(), links=arrival.links, temporary=temporary
-    )
+    return recorder.start(PROCESS, about, endpoint(channel), arrival.inside(), links=arrival.links)
 
 
 async def _prepare(channel: AbstractChannel, queue: str, terms: Terms, *, anew: bool = False) -> None:

@@ -8,8 +8,7 @@ from typing import cast
 from aio_pika.message import IncomingMessage
 
 from otel_waybill.clients.aio_pika import live, standby
-from otel_waybill.clients.aio_pika.copies import copies
-from otel_waybill.clients.aio_pika.pull import take
+from otel_waybill.clients.aio_pika.copies import copies, fate
 from otel_waybill.clients.aio_pika.read import (
     TOO_LATE,
     ambient,
@@ -20,7 +19,14 @@ from otel_waybill.clients.aio_pika.read import (
     endpoint,
     original,
 )
-from otel_waybill.clients.aio_pika.settle import Call, GuardedMessage, ledgers, mark_processed, send
+from otel_waybill.clients.aio_pika.settle import (
+    Call,
+    GuardedMessage,
+    fetched,
+    ledgers,
+    mark_processed,
+    send,
+)
 from otel_waybill.clients.aio_pika.tasks import kept
 from otel_waybill.clients.shared.arrival import arrive, execution
 from otel_waybill.clients.shared.departure import fitting
@@ -56,8 +62,15 @@ _copying = harmless("publishing a copy")
 class Guard:
     """One delivery under a policy; a performer for the driver and an entry for the ledger."""
 
-    def __init__(
-        self, terms: Terms, handler: Handler, queue: str, message: IncomingMessage, *, pushed: bool = True
+    def __init__(  # noqa: PLR0913 - what one delivery is, each part by its name
+        self,
+        terms: Terms,
+        handler: Handler,
+        queue: str,
+        message: IncomingMessage,
+        *,
+        temporary: bool = False,
+        pushed: bool = True,
     ) -> None:
         """Take charge of *message*, *pushed* to us in a task of its own or fetched by the program."""
         recorder = live.recorder()
@@ -71,14 +84,16 @@ class Guard:
         self._copy: asyncio.Task[Published] | None = None
         hop = arrival.waybill.hop or arrival.delivery
         self._tag = message.delivery_tag or 0
-        self._about = Message(hop.exchange, hop.routing_key, queue, message, message.body, self._tag)
+        self._about = Message(
+            hop.exchange, hop.routing_key, queue, message, message.body, self._tag, temporary
+        )
         self._journal = Journal(
             recorder,
             arrival,
             self.execution,
             self._about,
             endpoint(self._channel),
-            counted=take(message) is not None,
+            counted=fetched.take(self._channel, message.delivery_tag) is not None,
         )
         self._cancelled = False
         self.task = cast("asyncio.Task[object]", asyncio.current_task())
@@ -94,7 +109,7 @@ class Guard:
     @property
     def copied(self) -> bool:
         """Whether a copy is safe, so that there is nothing to give back."""
-        return self._copy is not None and self._copy.done() and self._copy.result().error is None
+        return self._copy is not None and self._copy.done() and fate(self._copy).error is None
 
     async def drive(self) -> Outcome:
         """See the delivery to its end."""
@@ -155,13 +170,13 @@ class Guard:
             with _copying:
                 work, headers = self._journal.departure(copy)
                 self._copy = self._publish(copy, headers)
-        fate = Published("not known")
+        published = Published("not known")
         try:
-            fate = await self._fate()
+            published = await self._fate()
         finally:
             if work is not None:
-                work.finish(None if fate.error is None else Unconfirmed(fate.error))
-        return self._unless_gone(fate)
+                work.finish(None if published.error is None else Unconfirmed(published.error))
+        return self._unless_gone(published)
 
     async def settle(self, verdict: Ack | GiveBack | Leave) -> None:
         """Tell the broker, if it is for us to do so, and close the books."""
@@ -214,7 +229,7 @@ class Guard:
             # To give it back now would be sure to duplicate a copy that is about to be safe.
             await asyncio.wait({self._copy}, timeout=timeout)
             raise
-        return self._copy.result() if self._copy.done() else Published(f"no confirm within {timeout:g} s")
+        return fate(self._copy) if self._copy.done() else Published(f"no confirm within {timeout:g} s")
 
     async def _send(self, operation: Operation, call: Call) -> None:
         if not live.patched and self._message.processed:

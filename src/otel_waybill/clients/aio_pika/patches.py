@@ -12,6 +12,7 @@ from otel_waybill.patching import PatchSet
 patches = (
     PatchSet()
     .add(Exchange, "publish", publish.publish)
+    .add(Queue, "declare", deliver.declare)
     .add(Queue, "consume", deliver.consume)
     .add(Queue, "cancel", standby.cancel)
     .add(Channel, "set_qos", deliver.set_qos)
@@ -19,6 +20,7 @@ patches = (
     .add(QueueIterator, "__anext__", pull.anext_)
     .add(QueueIterator, "__aenter__", pull.aenter)
     .add(QueueIterator, "__aexit__", pull.aexit)
+    .add(QueueIterator, "close", pull.close)
     .add(ProcessContext, "__aenter__", pull.process_enter)
     .add(ProcessContext, "__aexit__", pull.process_exit)
     .add(IncomingMessage, "ack", settle.ack)

@@ -18,12 +18,12 @@ from opentelemetry import context as otel
 from opentelemetry.context import Context
 
 from otel_waybill.clients.aio_pika import live
-from otel_waybill.clients.aio_pika.read import channel_of, delivery, endpoint, endpoint_of
-from otel_waybill.clients.aio_pika.settle import ledgers
-from otel_waybill.clients.shared.arrival import Arrival, arrive
-from otel_waybill.clients.shared.ledger import Table
+from otel_waybill.clients.aio_pika.read import channel_of, delivery, endpoint, endpoint_of, temporary
+from otel_waybill.clients.aio_pika.settle import Fetched, fetched, ledgers
+from otel_waybill.clients.aio_pika.standby import forget
+from otel_waybill.clients.shared.arrival import arrive
 from otel_waybill.guard import harmless
-from otel_waybill.patching import argument
+from otel_waybill.patching import argument, passthrough
 from otel_waybill.telemetry.hooks import Message
 from otel_waybill.telemetry.semconv import PROCESS, RECEIVE
 from otel_waybill.telemetry.work import Work
@@ -37,13 +37,6 @@ _Kwargs = dict[str, object]
 _tracing = harmless("tracing a received message")
 
 
-class Pulled(NamedTuple):
-    """A message that was handed over and is not processed yet."""
-
-    arrival: Arrival
-    about: Message
-
-
 class _Attached(NamedTuple):
     """A message's context that is current in the body of a loop."""
 
@@ -51,7 +44,6 @@ class _Attached(NamedTuple):
     task: asyncio.Task[object] | None
 
 
-_pulled: Table[Pulled] = Table("pulled")
 _entered: WeakKeyDictionary[QueueIterator, _Attached | None] = WeakKeyDictionary()
 _processing: WeakKeyDictionary[ProcessContext, Work] = WeakKeyDictionary()
 
@@ -109,6 +101,17 @@ async def aexit(
     return await wrapped(*args, **kwargs)
 
 
+async def close(
+    wrapped: Callable[..., Awaitable[object]], iterator: QueueIterator, args: _Args, kwargs: _Kwargs
+) -> object:
+    """Stand in for `QueueIterator.close`: what it gives back by itself was never handed over."""
+    tag, queue = iterator.consumer_tag, iterator._amqp_queue
+    if tag is not None and not queue.channel.is_closed:
+        await forget(queue, tag)
+    with passthrough():
+        return await wrapped(*args, **kwargs)
+
+
 async def process_enter(
     wrapped: Callable[..., Awaitable[object]], scope: ProcessContext, args: _Args, kwargs: _Kwargs
 ) -> object:
@@ -139,34 +142,28 @@ async def process_exit(
         work.__exit__(None if error is None else type(error), error, None)
 
 
-def take(message: IncomingMessage) -> Pulled | None:
-    """Return what is known of a fetched *message* that is about to be processed, once."""
-    return _pulled.take(channel_of(message), message.delivery_tag)
-
-
-def _handed_over(message: IncomingMessage, queue: Queue, since: float | None) -> Pulled | None:
+def _handed_over(message: IncomingMessage, queue: Queue, since: float | None) -> Fetched | None:
     recorder = live.recorder()
     with _tracing:
         channel, facts = channel_of(message), delivery(message, queue.name)
         about = Message(
-            facts.exchange, facts.routing_key, queue.name, message, message.body, message.delivery_tag
+            facts.exchange,
+            facts.routing_key,
+            queue.name,
+            message,
+            message.body,
+            message.delivery_tag,
+            temporary(queue),
         )
-        ledgers.note(channel, about)
+        if not message.processed:  # as one is from the start that need not be acknowledged
+            ledgers.note(channel, about)
         if recorder.silent:
             return None
         arrival = arrive(facts, otel.get_current(), recorder)
-        temporary = bool(queue.exclusive or queue.auto_delete)
-        recorder.start(
-            RECEIVE,
-            about,
-            endpoint(channel),
-            otel.get_current(),
-            links=arrival.origin,
-            temporary=temporary,
-            since=since,
-        ).finish()
-        handed = Pulled(arrival, about._replace(properties=None, body=None))
-        _pulled.add(channel, message.delivery_tag, handed)
+        around = otel.get_current()
+        recorder.start(RECEIVE, about, endpoint(channel), around, links=arrival.origin, since=since).finish()
+        handed = Fetched(arrival, about._replace(properties=None, body=None))
+        fetched.add(channel, message.delivery_tag, handed)
         return handed
     return None
 
@@ -184,12 +181,13 @@ def _failed(queue: Queue, since: float, error: BaseException) -> None:
 def _processed(message: IncomingMessage) -> Work | None:
     """Return the started processing of *message*, if it was fetched; a pushed one has its span already."""
     recorder: Recorder = live.recorder()
-    handed = take(message)
+    channel = channel_of(message)
+    handed = fetched.take(channel, message.delivery_tag)
     if handed is None or recorder.silent:
         return None
     about = handed.about._replace(properties=message, body=message.body)
     work = recorder.start(
-        PROCESS, about, endpoint(channel_of(message)), handed.arrival.inside(), links=handed.arrival.links
+        PROCESS, about, endpoint(channel), handed.arrival.inside(), links=handed.arrival.links
     )
     work.counted = False
     return work

@@ -6,6 +6,7 @@ import aiormq
 from aio_pika.abc import AbstractChannel
 from aio_pika.exceptions import AMQPException, ChannelInvalidStateError
 from aio_pika.message import IncomingMessage
+from aio_pika.queue import Queue
 from opentelemetry import baggage, trace
 from opentelemetry.context import Context, get_current
 from pamqp.commands import Basic
@@ -54,16 +55,24 @@ def endpoint_of(channel: AnyChannel) -> Endpoint | None:
 
 
 async def underlay_of(channel: AnyChannel) -> aiormq.abc.AbstractChannel:
-    """Return the protocol's channel behind that of a queue, which before aio-pika 9.1 was the same."""
-    return (
-        channel if isinstance(channel, aiormq.abc.AbstractChannel) else await channel.get_underlay_channel()
-    )
+    """Return the protocol's channel behind *channel*, which a queue of aio-pika 9.0 has as its own."""
+    if isinstance(channel, aiormq.abc.AbstractChannel):
+        return channel
+    if hasattr(channel, "get_underlay_channel"):
+        return await channel.get_underlay_channel()
+    underlay: aiormq.abc.AbstractChannel = channel.channel  # type: ignore[attr-defined]  # as in 9.0
+    return underlay
 
 
 def channel_of(message: IncomingMessage) -> aiormq.abc.AbstractChannel:
     """Return the channel of *message*, closed or not; the public property raises when it is."""
     channel: aiormq.abc.AbstractChannel = message._IncomingMessage__channel  # type: ignore[attr-defined]  # private name
     return channel
+
+
+def temporary(queue: Queue) -> bool:
+    """Return whether *queue* goes with its consumer or its connection."""
+    return bool(queue.exclusive or queue.auto_delete)
 
 
 def delivery(message: IncomingMessage, queue: str | None) -> Delivery:

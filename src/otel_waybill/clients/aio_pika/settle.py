@@ -1,15 +1,17 @@
 """Acks, nacks and rejects on aio-pika: traced, and noticed or intercepted where a policy stands."""
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Self, TypeVar, cast
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar, cast
 
 from aio_pika.exceptions import MessageProcessError
 from aio_pika.message import IncomingMessage, Message
 from opentelemetry import context as otel
 
+from otel_waybill import names
 from otel_waybill.clients.aio_pika import live
 from otel_waybill.clients.aio_pika.read import channel_of, endpoint
-from otel_waybill.clients.shared.ledger import Ledgers
+from otel_waybill.clients.shared.arrival import Arrival
+from otel_waybill.clients.shared.ledger import Ledgers, Table
 from otel_waybill.core.verdicts import Settled
 from otel_waybill.guard import harmless
 from otel_waybill.patching import argument, passthrough
@@ -26,18 +28,32 @@ _Kwargs = dict[str, object]
 _State = tuple[dict[str, object] | None, dict[str, object] | None]
 M = TypeVar("M", bound=Message)
 
+
+class Fetched(NamedTuple):
+    """A message that was handed over to the program, which may process it still."""
+
+    arrival: Arrival
+    about: hooks.Message
+
+
 ledgers: "Ledgers[Guard]" = Ledgers()
+
+fetched: Table[Fetched] = Table("fetched")
+"""Those of each channel."""
 
 _tracing = harmless("tracing a settlement")
 
 
-async def send(operation: Operation, message: IncomingMessage, about: hooks.Message, call: Call) -> None:
-    """Settle *message* by *call*, in a span of *operation* if those are wanted."""
+async def send(
+    operation: Operation, message: IncomingMessage, about: hooks.Message, call: Call, batch: int = 0
+) -> None:
+    """Settle *message*, or a *batch* with it, by *call*, in a span of *operation* if those are wanted."""
     recorder, work = live.recorder(), None
     if recorder.settings.settle_spans and message.delivery_tag is not None:
         with _tracing:
             where = endpoint(channel_of(message))
-            work = recorder.start(operation, about, where, otel.get_current())
+            more = {names.MESSAGING_BATCH_COUNT: batch} if batch else None
+            work = recorder.start(operation, about, where, otel.get_current(), more=more)
     if work is None:
         await call()
     else:
@@ -69,8 +85,11 @@ async def settle(
     ledger = ledgers.of(channel)
     about = ledger.about(tag)
     plan = ledger.settle(tag, multiple=multiple, refusing=operation is not ACK)
+    for each in plan.tags:
+        fetched.take(channel, each)
+    batch = len(plan.tags) if multiple else 0
     if plan.whole:
-        await send(operation, message, about, call)
+        await send(operation, message, about, call, batch)
     elif plan.tags or plan.entries:
 
         async def one_by_one() -> None:
@@ -81,7 +100,7 @@ async def settle(
                     await channel.basic_nack(each, requeue=requeue)
 
         if plan.tags:
-            await send(operation, message, about, one_by_one)
+            await send(operation, message, about, one_by_one, batch)
         mark_processed(message)
     for guard in plan.entries:
         guard.note(Settled.ACK if operation is ACK else Settled.REFUSED)

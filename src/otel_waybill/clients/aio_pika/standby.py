@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from aio_pika.queue import Queue
-from aiormq.abc import AbstractChannel, ArgumentsType
+from aiormq.abc import AbstractChannel, ArgumentsType, ConsumerCallback
 
 from otel_waybill.clients.aio_pika.read import TOO_LATE, underlay_of
 from otel_waybill.clients.aio_pika.tasks import kept
@@ -50,7 +50,10 @@ async def leave(channel: AbstractChannel, tag: str, seconds: float) -> None:
     if consuming is None:
         return  # the program has cancelled it
     if consuming.leaving is None:
-        consuming.leaving = asyncio.create_task(_leave(channel, tag, consuming, seconds))
+        callback = cast("Channel", channel).consumers.get(tag)
+        if callback is None:
+            return  # the broker has, by itself
+        consuming.leaving = asyncio.create_task(_leave(channel, tag, consuming, callback, seconds))
     await asyncio.shield(consuming.leaving)
 
 
@@ -60,14 +63,20 @@ async def cancel(
     args: tuple[object, ...],
     kwargs: dict[str, object],
 ) -> object:
-    """Stand in for `Queue.cancel`: a consumer that is away does not come back."""
-    channel = await underlay_of(queue.channel)
-    consumers.of(channel).pop(argument(args, kwargs, 0, "consumer_tag", ""), None)
+    """Stand in for `Queue.cancel`."""
+    await forget(queue, argument(args, kwargs, 0, "consumer_tag", ""))
     return await wrapped(*args, **kwargs)
 
 
-async def _leave(channel: AbstractChannel, tag: str, consuming: Consuming, seconds: float) -> None:
-    callback = cast("Channel", channel).consumers[tag]
+async def forget(queue: Queue, tag: str) -> None:
+    """Let the consumer with *tag* end: if it is away, it does not come back."""
+    channel = await underlay_of(queue.channel)
+    consumers.of(channel).pop(tag, None)
+
+
+async def _leave(
+    channel: AbstractChannel, tag: str, consuming: Consuming, callback: ConsumerCallback, seconds: float
+) -> None:
     await channel.basic_cancel(tag)
 
     async def come_back() -> None:

@@ -9,15 +9,17 @@ from pika.channel import Channel
 from pika.exceptions import ChannelClosedByBroker
 from pika.spec import Basic, BasicProperties
 
-from otel_waybill.clients.pika import live, settle, topology, workers
+from otel_waybill.clients.pika import live, settle, standby, topology, workers
 from otel_waybill.clients.pika.copies import copies
 from otel_waybill.clients.pika.enforce import Guard
 from otel_waybill.clients.pika.fetched import Pull
+from otel_waybill.clients.pika.pull import acknowledged
 from otel_waybill.clients.pika.read import AnyChannel, Method, Pushed, ambient, delivery, endpoint, underlying
 from otel_waybill.clients.pika.standby import Consuming, consumers
 from otel_waybill.clients.pika.threaded import Threaded
 from otel_waybill.clients.pika.topology import Declaration
 from otel_waybill.clients.shared.arrival import arrive
+from otel_waybill.clients.shared.declared import kind_of, note
 from otel_waybill.clients.shared.ledger import Owned
 from otel_waybill.clients.shared.policies import Consumer, check_prefetch, known_queue
 from otel_waybill.core.delivery import Outcome
@@ -32,6 +34,7 @@ from otel_waybill.telemetry.work import Work
 
 _PRECONDITION_FAILED = 406
 _log = logging.getLogger("otel_waybill")
+_noting = harmless("noting the kind of a queue")
 _tracing = harmless("tracing a delivery")
 _prefetch: Owned[int] = Owned("prefetch", int)
 watched: Owned[bool] = Owned("watched", bool)
@@ -106,9 +109,12 @@ def basic_consume(
     if not isinstance(queue, str) or not callable(callback):
         return wrapped(*args, **kwargs)  # pika says what is wrong
     acknowledges = not argument(args, kwargs, 2, "auto_ack", default=False)
+    kind = kind_of(underlying(channel).connection, queue)
     consumer = Consumer(
         queue=queue,
         acknowledges=acknowledges,
+        exclusive=kind.exclusive,
+        stream=kind.stream,
         indirect=is_pikas(callback),
         arguments=argument(args, kwargs, 5, "arguments"),
     )
@@ -122,11 +128,12 @@ def basic_consume(
         delivering = Delivering(handler, queue, acknowledges=acknowledges)
         args, kwargs = replaced(args, kwargs, 1, "on_message_callback", delivering)
     tag = wrapped(*args, **kwargs)
-    consumers.of(underlying(channel))[tag] = Consuming(
+    consuming = Consuming(
         queue=queue,
         exclusive=argument(args, kwargs, 3, "exclusive", default=False),
         arguments=argument(args, kwargs, 5, "arguments"),
     )
+    standby.begun(underlying(channel), tag, consuming)
     return tag
 
 
@@ -148,6 +155,19 @@ def basic_qos(
     return wrapped(*args, **kwargs)
 
 
+def queue_declare(
+    wrapped: Callable[..., object], channel: Channel, args: tuple[object, ...], kwargs: dict[str, object]
+) -> object:
+    """Stand in for `Channel.queue_declare`: it tells on which queues no policy can stand."""
+    queue = argument(args, kwargs, 0, "queue")
+    if isinstance(queue, str) and not argument(args, kwargs, 1, "passive", default=False):
+        with _noting:
+            exclusive = argument(args, kwargs, 3, "exclusive", default=False)
+            arguments = argument(args, kwargs, 5, "arguments")
+            note(channel.connection, queue, exclusive=exclusive, arguments=arguments)
+    return wrapped(*args, **kwargs)
+
+
 def direct(guarded: Guarded, pushed: Pushed) -> None:
     """Handle one delivery that pika gave to the wrapped handler itself.
 
@@ -163,13 +183,20 @@ def run(terms: Terms, queue: str | None, pushed: Pushed, handler: Handler) -> Ou
     """Handle one delivery that the program fetched itself, and return how it ended.
 
     Raises:
-        InvalidPolicy: the policy was not told which queue this is, or nobody can wait on such a channel.
+        InvalidPolicy: the policy was not told which queue this is, nobody can wait on such a channel, or the
+            message was fetched with auto_ack.
         AMQPError: the connection failed.
     """
     if not isinstance(pushed.channel, BlockingChannel):
         msg = (
             "run cannot wait for the outcome on an asynchronous channel of pika; give "
             "policy.wrap(handler, queue=...) to its basic_consume or basic_get instead"
+        )
+        raise InvalidPolicy(msg)
+    if acknowledged.take(pushed.channel._impl, pushed.method.delivery_tag):
+        msg = (
+            "a policy cannot run a message that was fetched with auto_ack, because nothing could be retried; "
+            "fetch it without auto_ack, and leave the settling to the policy"
         )
         raise InvalidPolicy(msg)
     name = _queue(queue, pushed)

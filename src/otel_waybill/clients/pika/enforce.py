@@ -105,9 +105,9 @@ class Guard:
 
     def drive(self) -> None:
         """Start; the delivery then goes its way by callbacks."""
-        if self._channel.is_open and self._told is None:
+        if self._told is None:
             self._started = True
-            self._later = drive(self.execution, self)
+            self._later = drive(self.execution, self, None if self._channel.is_open else Gone())
 
     def finish(self, told: Callable[[], None]) -> None:
         """Come to an end, and call *told*: what waits is given back, what runs or is copied may end first."""
@@ -121,7 +121,7 @@ class Guard:
 
     def interrupt(self) -> None:
         """Wait no longer, for a handler in a thread neither, and give the delivery back."""
-        held, self._held = self._held, None
+        held = self._release()
         if held is not None:
             self.entrusted = False
             held(Cancelled(self.settled, copied=self._copy is not None and self._copy.safe))
@@ -135,7 +135,7 @@ class Guard:
 
     def gone(self) -> None:
         """Take note that the channel is closed: nothing that it waited for will come."""
-        held, self._held = self._held, None
+        held = self._release()
         if held is not None:
             held(Gone())
         elif self.entrusted and self.outcome is not None:
@@ -246,12 +246,18 @@ class Guard:
         return copies(self._channel).publish(copy.exchange, copy.routing_key, self._body, properties)
 
     def _waited(self, hold: Answer) -> None:
-        if self._held is not hold:
-            return
-        timer, self._held, self._timer = self._timer, None, None
-        if timer is not None and self._channel.is_open:
+        if self._held is hold:
+            self._release()
+            hold(self._unless_gone(Waited()))
+
+    def _release(self) -> Answer | None:
+        """Hold the delivery no longer, and return who waits to hear of it, if anybody does."""
+        held, self._held = self._held, None
+        timer, self._timer = self._timer, None
+        # Of a connection that is closed nothing is left.
+        if timer is not None and self._impl.connection.is_open:
             remove_timeout(self._channel, timer)
-        hold(self._unless_gone(Waited()))
+        return held
 
     def _send(self, operation: Operation, call: Call) -> None:
         # On a closed channel there is nothing to say: the broker has taken the delivery back.

@@ -42,8 +42,9 @@ class Pull(Guard):
                 if self._held is None:
                     connection._flush_output(lambda: self.outcome is not None or self._held is not None)
                 else:
+                    hold = self._held
                     connection.sleep(self._seconds)
-                    self._waited(self._held)
+                    self._waited(hold)  # unless that has ended meanwhile, with its channel
         except BaseException:
             self.interrupt()  # nobody waits for it any more
             raise

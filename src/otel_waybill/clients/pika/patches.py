@@ -48,6 +48,7 @@ patches = (
     .add(BlockingChannel, "basic_cancel", pull.give_back)
     .add(Channel, "basic_consume", callbacks.basic_consume)
     .add(Channel, "basic_qos", deliver.basic_qos)
+    .add(Channel, "queue_declare", deliver.queue_declare)
     .add(BlockingChannel, "basic_get", pull.basic_get)
     .add(Channel, "basic_get", callbacks.basic_get)
     .add(BlockingChannel, "consume", pull.consume)

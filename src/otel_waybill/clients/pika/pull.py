@@ -18,7 +18,7 @@ from otel_waybill.clients.pika.read import delivery, endpoint
 from otel_waybill.clients.pika.scope import Body
 from otel_waybill.clients.pika.settle import ledgers
 from otel_waybill.clients.shared.arrival import arrive
-from otel_waybill.clients.shared.ledger import Owned
+from otel_waybill.clients.shared.ledger import Owned, Table
 from otel_waybill.clients.shared.policies import Consumer
 from otel_waybill.guard import harmless
 from otel_waybill.patching import argument, passthrough
@@ -34,6 +34,9 @@ Steps = Generator[Step, None, None]
 _tracing = harmless("tracing a received message")
 _bodies: Owned[Body | None] = Owned("body", lambda: None)
 
+acknowledged: Table[bool] = Table("acknowledged")
+"""What a program fetched with auto_ack: nothing is left to settle."""
+
 
 def basic_get(wrapped: Callable[..., Got], channel: BlockingChannel, args: _Args, kwargs: _Kwargs) -> Got:
     """Stand in for `BlockingChannel.basic_get`; an empty queue is no message and leaves no trace."""
@@ -44,6 +47,8 @@ def basic_get(wrapped: Callable[..., Got], channel: BlockingChannel, args: _Args
         failed(channel._impl, queue, error, otel.get_current(), since)
         raise
     acknowledges = not argument(args, kwargs, 1, "auto_ack", default=False)
+    if not acknowledges and got[0] is not None:
+        acknowledged.add(channel._impl, got[0].delivery_tag, True)  # noqa: FBT003 - the value, not a flag
     handed_over(channel._impl, got, queue, acknowledges=acknowledges, since=since)
     return got
 

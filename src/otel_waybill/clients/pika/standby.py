@@ -36,6 +36,14 @@ consumers: Owned[dict[str, Consuming]] = Owned("consumers", dict)
 """Those of each channel, by consumer tag."""
 
 
+def begun(channel: Channel, tag: str, consuming: Consuming) -> None:
+    """Take note of the consumer with *tag*, and forget those that have ended."""
+    known = consumers.of(channel)
+    for each in known.keys() - channel.consumer_tags:
+        del known[each]
+    known[tag] = consuming
+
+
 def leave(surface: AnyChannel, tag: str, seconds: float) -> None:
     """Have the consumer with *tag* leave its queue, and come back after *seconds*.
 
@@ -52,7 +60,9 @@ def leave(surface: AnyChannel, tag: str, seconds: float) -> None:
 
 def _come_back(channel: Channel, tag: str, consuming: Consuming) -> None:
     consuming.away = False
-    if channel.is_open and tag in channel.consumer_tags:
+    # The program may have cancelled it meanwhile, and begun again with the same tag.
+    same = consumers.of(channel).get(tag) is consuming
+    if channel.is_open and same and tag in channel.consumer_tags:
         again = Basic.Consume(
             queue=consuming.queue,
             consumer_tag=tag,

@@ -29,7 +29,7 @@ class Threaded(Guard):
         self._workers.start(partial(self._call, run, channel), self._ended)
 
     def _ended(self, error: BaseException | None) -> None:
-        answer, self._held = self._held, None
+        answer = self._release()
         if answer is None:
             return
         answer(self._end(error))

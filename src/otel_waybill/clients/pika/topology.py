@@ -67,8 +67,8 @@ class Declaration:
 
     def _next(self, answer: object) -> None:
         channel = answer if isinstance(answer, Channel) else self._channel
-        if channel is None:
-            return
+        if channel is None or not channel.is_open:
+            return  # the program is closing its connection meanwhile
         if self._steps:
             self._step = self._steps.popleft()
             request(_Asked(channel, self._next), self._step)

@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
-from threading import get_ident
+from threading import Thread, get_ident
 
 from pika.channel import Channel
 from pika.spec import BasicProperties
@@ -33,11 +33,12 @@ class Workers:
         self._surface = surface
         self._thread = get_ident()
         self._count = count
+        self._name = f"waybill-{queue}"
         self._running = 0
         self._waiting: deque[Call] = deque()
         self._handed: deque[Call] = deque()
         # Its threads are joined when the interpreter exits: a handler that runs is not torn apart.
-        self._executor = ThreadPoolExecutor(count, thread_name_prefix=f"waybill-{queue}")
+        self._executor = ThreadPoolExecutor(count, thread_name_prefix=self._name)
 
     def admit(self, step: Call) -> None:
         """Take *step*, which may `start` a handler, once a thread is free."""
@@ -53,7 +54,12 @@ class Workers:
             here.run(self._ended, ended, error)
 
         # What a handler leaves in its context is nothing to the next one.
-        self._executor.submit(here.copy().run, self._run, handler, back)
+        run = partial(here.copy().run, self._run, handler, back)
+        try:
+            self._executor.submit(run)
+        except RuntimeError:
+            # The main thread has ended, and with it every executor; that of the connection goes on.
+            Thread(target=run, name=f"{self._name}_late", daemon=False).start()
 
     def hand_over(self, call: Call) -> None:
         """Have *call* made by the connection's thread, after all that was handed over before.

@@ -50,6 +50,8 @@ def traceparent(span: Span) -> str | None:
 
 
 _MARGIN = 4096
+_PROPERTIES = 4096  # octets of all properties but the headers, at most: they are short strings and numbers
+_EACH = 6  # octets of a text header besides its name and value: the length of each, and a type
 _DISPENSABLE = (names.HEADER_EXCEPTION_MESSAGE, names.HEADER_BAGGAGE, names.HEADER_TRACESTATE)
 
 
@@ -67,10 +69,19 @@ def fitting(
         frame_max: octets that client and broker have agreed on; 0 is no limit.
     """
     limit = frame_max - _MARGIN if frame_max else sys.maxsize
-    if size(headers) <= limit:
+    if _plainly_within(limit - _PROPERTIES, headers) or size(headers) <= limit:
         return headers
     for name in _DISPENSABLE:
         headers = {key: value for key, value in headers.items() if key != name}
         if size(headers) <= limit:
             return headers
     return None
+
+
+def _plainly_within(room: int, headers: dict[str, object]) -> bool:
+    """Return whether *headers* are only text, so little that nobody has to encode it to know its size."""
+    for name, value in headers.items():
+        if not (isinstance(value, str) and value.isascii() and name.isascii()):
+            return False
+        room -= len(name) + len(value) + _EACH
+    return room >= 0

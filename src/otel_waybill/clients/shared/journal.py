@@ -7,10 +7,9 @@ already; what happens then gets a short span of its own.
 
 import time
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 
 from opentelemetry.context import Context, get_current
-from opentelemetry.trace import INVALID_SPAN
+from opentelemetry.trace import INVALID_SPAN, set_span_in_context
 
 from otel_waybill import names
 from otel_waybill.clients.shared.arrival import Arrival
@@ -91,13 +90,13 @@ class Journal:
     def current(self, run: Run | None = None) -> AbstractContextManager[Context]:
         """Return a block in which the span is current, and the waybill of *run* with it."""
         waybill = self._execution.waybill
-        if run is not None and run.fallback:
-            waybill = waybill.detached()
-        state = Running(waybill=waybill)
-        if run is not None:
-            state = replace(state, due=run.due, enforced=run.strict)
-        context = entered(state, self._arrival.context)
-        return Current(INVALID_SPAN if self._work is None else self._work.span, context)
+        if run is None:
+            state = Running(waybill=waybill)
+        else:
+            known = waybill.detached() if run.fallback else waybill
+            state = Running(waybill=known, due=run.due, enforced=run.strict)
+        span = INVALID_SPAN if self._work is None else self._work.span
+        return Current(set_span_in_context(span, entered(state, self._arrival.context)))
 
     def error(self, error: BaseException) -> None:
         """Note that the attempt failed with *error*."""

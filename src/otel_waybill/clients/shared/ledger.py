@@ -69,8 +69,8 @@ class Ledger(Generic[E]):
             # Never one under a policy: an ack of all would speak for it.
             oldest = next((each for each in self._about if each not in self.entries), tag)
             self._about.pop(oldest, None)
-        exchange, routing_key, queue, *_ = message
-        self._about[tag] = Message(exchange, routing_key, queue, delivery_tag=tag)
+        exchange, routing_key, queue, _, _, _, temporary = message
+        self._about[tag] = Message(exchange, routing_key, queue, None, None, tag, temporary)
 
     def about(self, tag: int | None) -> Message:
         """Return what the delivery with *tag* was about, as far as that is known."""
@@ -143,7 +143,10 @@ class Owned(Generic[T]):
 
 
 class Table(Generic[T]):
-    """Something about each delivery of each channel, by delivery tag, bounded as a ledger is."""
+    """Something about each delivery of each channel, by delivery tag; the oldest are forgotten first."""
+
+    MOST = 4096
+    """A program that never asks for any of it again costs no more than that."""
 
     def __init__(self, name: str) -> None:
         """Name what it is."""
@@ -154,7 +157,7 @@ class Table(Generic[T]):
         if tag is None:
             return
         known = self._of.of(channel)
-        if len(known) >= Ledger.MOST:
+        if len(known) >= self.MOST:
             del known[next(iter(known))]
         known[tag] = value
 

@@ -25,17 +25,21 @@ class Consumer:
     exclusive: bool = False
     pulled: bool = False
     indirect: bool = False
+    stream: bool = False
     arguments: Mapping[str, object] | None = None
 
     def objection(self, spec: PolicySpec) -> str | None:
         """Return why the policy *spec* cannot stand here, or None."""
-        stream = "x-stream-offset" in (self.arguments or {})
+        stream = self.stream or "x-stream-offset" in (self.arguments or {})
         objections = {
             "the queue has no name here; name it, so that copies find their way back": not self.queue,
             "its messages are taken by iteration; handle each of them with policy.run(...)": self.pulled,
             "its adapter hands messages over by itself, as Twisted's does; use another one": self.indirect,
-            "it consumes without acknowledgements, so nothing could be retried": not self.acknowledges,
-            "it is a stream, which is read rather than consumed": stream,
+            (
+                "it consumes without acknowledgements, so nothing could be retried; consume it without "
+                "auto_ack or no_ack"
+            ): not self.acknowledges,
+            "it is a stream, which is read rather than consumed; handle it without a policy": stream,
         }
         first = next((objection for objection, holds in objections.items() if holds), None)
         return first or misplaced(self.queue, spec, exclusive=self.exclusive)
