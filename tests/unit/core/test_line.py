@@ -81,9 +81,10 @@ def test_place_is_kept_until_it_is_given_back() -> None:
     assert [0.0, math.inf] == [slots.ask(third, 0.0), slots.ask(fourth, 0.0)]
 
 
-@pytest.mark.parametrize("line", [Slots(1), Pace(TokenBucket(rate=1.0, burst=1.0))])
-def test_whoever_is_forgotten_blocks_nobody(line: Slots | Pace) -> None:
+@pytest.mark.parametrize("make", [lambda: Slots(1), lambda: Pace(TokenBucket(rate=1.0, burst=1.0))])
+def test_whoever_is_forgotten_blocks_nobody(make: Callable[[], Slots | Pace]) -> None:
     """A connection that is dropped takes its deliveries along: who runs, and who is next."""
+    line = make()
     running, waiting, last = Bell(), Bell(), Bell()
     for bell in (running, waiting, last):
         line.ask(bell, 0.0)
