@@ -102,9 +102,8 @@ def refusal(step: Step, code: int, reply: str) -> InvalidPolicy | None:
     match code:
         case 403:  # ACCESS_REFUSED
             return TopologyRefused(step.entity, reply, step.permissions)
-        case 404:  # NOT_FOUND, for a binding its queue: exchanges are declared before they are bound
-            entity = f"queue {step.queue!r}" if isinstance(step, Binding) else step.entity
-            return TopologyMissing(entity, reply)
+        case 404 if not isinstance(step, Binding):  # NOT_FOUND; a binding misses the program's own queue
+            return TopologyMissing(step.entity, reply)
         case 406:  # PRECONDITION_FAILED
             return TopologyMismatch(step.entity, reply)
     return None

@@ -26,9 +26,8 @@ def main(orders: Orders) -> None:
         time.sleep(0.0005)
         orders.end(body)
 
-    broken = AMQPError, waybill.TopologyMissing  # somebody deletes its queue
     while True:
-        with contextlib.suppress(*broken), pika.BlockingConnection(parameters) as connection:
+        with contextlib.suppress(AMQPError), pika.BlockingConnection(parameters) as connection:
             channel = connection.channel()
             channel.basic_consume(orders.queue, orders.policy.wrap(handle))
             channel.start_consuming()

@@ -411,7 +411,7 @@ def test_refusals_become_errors_that_say_what_to_do() -> None:
     """Whatever else a broker may say is left as it is."""
     assert repr(TopologyMismatch("exchange 'waybill.return.v1'", "x")) == repr(refusal(RETURN, 406, "x"))
     assert repr(TopologyMissing("queue 'waybill.delay.v1.250'", "x")) == repr(refusal(DELAY, 404, "x"))
-    assert repr(TopologyMissing("queue 'orders'", "x")) == repr(refusal(BACK, 404, "x"))
+    assert None is refusal(BACK, 404, "NOT_FOUND"), "the program's own queue, of which its client tells"
     assert "the binding of queue 'orders' to exchange 'waybill.return.v1'" == BACK.entity
     assert None is refusal(BACK, 405, "RESOURCE_LOCKED")
 
