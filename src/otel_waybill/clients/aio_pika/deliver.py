@@ -122,7 +122,10 @@ def direct(guarded: Guarded, message: IncomingMessage) -> asyncio.Task[Outcome]:
     Raises:
         InvalidPolicy: by the task; the policy was not told which queue this is.
     """
-    return kept(_run(guarded.terms, guarded.queue, message, guarded.handler, pushed=True))
+    task = kept(_run(guarded.terms, guarded.queue, message, guarded.handler, pushed=True))
+    if _ensure_awaitable is _awaited:
+        task.add_done_callback(_reported)
+    return task
 
 
 async def run(terms: Terms, queue: str | None, message: IncomingMessage, handler: Handler) -> Outcome:
@@ -189,6 +192,13 @@ def _awaited(handler: Handler) -> Callback:
         return await result if inspect.isawaitable(result) else result
 
     return callback
+
+
+def _reported(task: asyncio.Task[Outcome]) -> None:
+    """Tell the loop what ended *task*, as aio-pika does since it awaits what a callback returns."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        message = "otel-waybill: a delivery under a policy ended with an exception"
+        task.get_loop().call_exception_handler({"message": message, "exception": error, "task": task})
 
 
 _ensure_awaitable: Callable[[Handler], Callback] = getattr(aio_pika.tools, "ensure_awaitable", _awaited)
