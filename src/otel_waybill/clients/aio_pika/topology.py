@@ -53,9 +53,7 @@ async def prepare(connection: AbstractConnection, queue: str, spec: PolicySpec, 
     """
     prepared = _prepared.setdefault(connection, set())
     wanted = key(queue, spec)
-    if wanted in prepared and not anew:
-        return
-    # A backlog asks for it all at once; only the first of them has to do it.
+    # A backlog asks for it all at once: only the first of them has to do it, and none overtakes another.
     async with _preparing.of(connection):
         known = wanted in prepared
         if anew or not known:
