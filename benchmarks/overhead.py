@@ -30,7 +30,7 @@ def table(costs: Costs) -> Table:
         for variant in VARIANTS:
             added = costs[turn, variant] - bare
             ratio = "" if variant in {"bare", "floor"} else f"{added / floor:.2f}"
-            aim = f"{AIM}" if variant == "ours" else ""
+            aim = f"at most {AIM}" if variant == "ours" else ""
             result.add_row(*turn, variant, f"{bare + added:.1f}", f"{added:+.1f}", ratio, aim)
         result.add_section()
     return result

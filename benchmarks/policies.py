@@ -33,7 +33,7 @@ def table(costs: Costs) -> Table:
 def main() -> None:
     """Measure and print."""
     options = argparse.ArgumentParser(description="Added CPU time per message under a full policy.")
-    options.add_argument("--starts", type=int, default=5, help="of each program")
+    options.add_argument("--starts", type=int, default=4, help="of each program")
     options.add_argument("--rounds", type=int, default=10, help="of each start")
     options.add_argument("--messages", type=int, default=300, help="per round")
     chosen = options.parse_args()

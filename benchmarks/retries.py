@@ -164,7 +164,7 @@ def table(rates: dict[tuple[str, int | None], list[Rate]]) -> Table:
 def main() -> None:
     """Measure and print."""
     options = argparse.ArgumentParser(description="Retries per second of one consumer.")
-    options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--rounds", type=int, default=2)
     options.add_argument("--seconds", type=float, default=4.0, help="per round")
     options.add_argument("--consume", choices=AIMS, help="be the consumer, at AMQP_URL")
     options.add_argument("--prefetch", type=int, help="of the consumer")

@@ -19,6 +19,7 @@ from pika.exceptions import (
 )
 from pika.spec import Basic, BasicProperties
 
+import otel_waybill as waybill
 from conformance.clients.pika_blocking import PikaReceived, native, pika_properties
 from conformance.protocol import PATIENCE, Features, Handler, Native, Properties, Received
 from otel_waybill import Outcome, Policy
@@ -67,6 +68,11 @@ class PikaAsyncio:
         """Close the connection and the loop."""
         if self._loop.is_closed():
             return
+        if self._connection.is_open:
+            # As a program does that ends in good order: what is on its way may arrive.
+            ended: list[None] = []
+            waybill.shutdown(self._connection, grace=0, done=lambda: ended.append(None))
+            self._until(lambda: ended or not self._connection.is_open)
         if self._connection.is_open:
             self._connection.close()
             self._until(lambda: self._connection.is_closed)
