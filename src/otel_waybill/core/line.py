@@ -58,7 +58,7 @@ class Slots:
         """Return 0.0 if *bell* has a place, else infinity: it will be called."""
         if bell in self._taken:
             return 0.0
-        self._line.setdefault(bell, None)
+        self._line.setdefault(bell)
         if len(self._taken) >= self._places or next(iter(self._line)) is not bell:
             return math.inf
         del self._line[bell]
@@ -88,7 +88,7 @@ class Pace:
 
     def ask(self, bell: Bell, now: float) -> float:
         """Return 0.0 to let *bell* go, else the seconds until it may ask, or infinity: it is called."""
-        self._line.setdefault(bell, None)
+        self._line.setdefault(bell)
         if next(iter(self._line)) is not bell:
             return math.inf
         wait = self._bucket.take(now)

@@ -24,6 +24,8 @@ PREFETCH = "1 <= prefetch <= 65535 (0 is unlimited, and holding must be bounded)
         ("0 < elapsed < inf (seconds), or None, got 0.0", {"elapsed": 0.0}),
         ("0 < elapsed < inf (seconds), or None, got inf", {"elapsed": math.inf}),
         ("0 < elapsed < inf (seconds), or None, got nan", {"elapsed": math.nan}),
+        ("a Backoff, got 5.0", {"backoff": 5.0}),
+        ("a RetryBudget as budget, or None, got 10.0", {"budget": 10.0}),
         (
             "no classic_guard beside in_order, under which no message leaves its place, got (True, True)",
             {"classic_guard": True, "in_order": True},
